@@ -1,0 +1,274 @@
+"""What is kept out of a record: secrets by name and by shape, places, and who runs it where."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainmem_audit.documents.steplog import Argument
+from trainmem_audit.privacy import SECRET_FLAG, find_identity, find_secrets, redact_argv
+
+CWD = Path("/project/dir")
+NAMES = ("/home/quentin", "quentin", "workhorse")
+
+
+def shape(*parts: str) -> str:
+    """Put a token together here, so that no scanner finds one in this file."""
+    return "".join(parts)
+
+
+def b64(value: dict[str, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+TOKENS = {
+    "GitHub token": [shape("gh", "p_", "a1B2" * 9), shape("github", "_pat_", "1A" * 11, "_", "b2" * 29)],
+    "GitLab token": [shape("gl", "pat-", "aB3_" * 5)],
+    "Hugging Face token": [shape("h", "f_", "aBcDe" * 7)],
+    "OpenAI or Anthropic key": [shape("s", "k-", "aB3d" * 12), shape("s", "k-proj-", "a1_-" * 10)],
+    "AWS key": [shape("AK", "IA", "ABCDEFGH12345678")],
+    "Slack token": [shape("xo", "xb-", "123456789012-abcdef")],
+    "Slack web hook": [shape("https://hooks.", "slack.com/services/", "T0/B0/" + "a" * 24)],
+    "Google key": [shape("AI", "za", "a1_-b" * 7)],
+    "package registry token": [shape("py", "pi-", "Ag" * 30), shape("n", "pm_", "a1" * 18)],
+    "Stripe key": [shape("sk", "_live_", "a1" * 12)],
+    "JSON web token": [f"{b64({'alg': 'HS256'})}.{b64({'sub': '1234567890'})}.abc"],
+    "private key": [
+        shape("-----BEGIN ", "OPENSSH PRIVATE KEY", "-----"),
+        shape("-----BEGIN ", "PRIVATE KEY-----"),
+    ],
+    "credentials in a URL": [
+        shape("https://me:", "hunter2@example.org/x"),
+        shape("https://", "a1" * 20, "@host/x.git"),
+    ],
+    "bearer token": [shape("Authorization: Bea", "rer abc123def456ghi789")],
+    "assigned secret": [
+        shape('API_KEY = "', "abcdef0123456789", '"'),
+        shape("password: '", "longpassword1234", "'"),
+    ],
+}
+HARMLESS = [
+    "ssh://git@github.com/owner/repo.git",
+    "https://example.org:8080/path?x=1",
+    "task-oriented-learning-with-3-heads-and-more",
+    "sk-learn-compatible-estimators-here",
+    "tokenizer = 'bert-base-uncased'",
+    'pad_token = "<|endoftext|>"',
+    "0123456789abcdef" * 4,
+    "hf_hub_download",
+    "secret_sharing(n=3)",
+    'token="x"',
+    base64.b64encode(bytes(range(256)) * 20).decode(),
+]
+
+
+@pytest.mark.parametrize(("kind", "token"), [(kind, token) for kind, all_ in TOKENS.items() for token in all_])
+def test_a_token_is_found_by_its_shape_wherever_it_stands(kind: str, token: str) -> None:
+    for before, after in (("", ""), ("x = '", "'"), ("# see ", " there"), ('{"a":"', '"}')):
+        text = before + token + after
+        found = find_secrets(text)
+        assert [k for k, _, _ in found] == [kind]
+        _, start, end = found[0]
+        assert text[start:end] in token
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_secret_is_not_found(text: str) -> None:
+    assert find_secrets(text) == []
+
+
+@pytest.mark.parametrize("token", [token for all_ in TOKENS.values() for token in all_])
+def test_a_token_in_argv_never_gets_out(token: str) -> None:
+    for argv in ([token], ["--x", token], [f"--x={token}"], [f"model.x={token}"], [f"[a,{token}]"]):
+        assert token not in str(redact_argv(argv, CWD, NAMES))
+
+
+@pytest.mark.parametrize("name", ["token", "hf-token", "api_key", "apikey", "API-KEY", "secret", "password", "passwd"])
+@pytest.mark.parametrize("more", ["", "-file", "_2"])
+def test_a_value_after_a_secret_name_is_redacted(name: str, more: str) -> None:
+    flag = f"--{name}{more}"
+    hidden = Argument(redacted=True)
+    assert redact_argv([flag, "canary"], CWD, NAMES) == (Argument(text=flag), hidden)
+    assert redact_argv([flag, "-canary"], CWD, NAMES) == (Argument(text=flag), hidden)
+    assert redact_argv([f"{flag}=canary"], CWD, NAMES) == (Argument(prefix=f"{flag}=", redacted=True),)
+    hydra = f"+trainer.{name}{more}"
+    assert redact_argv([f"{hydra}=canary"], CWD, NAMES) == (Argument(prefix=f"{hydra}=", redacted=True),)
+    assert redact_argv([f"-{name}", "canary"], CWD, NAMES)[1] == hidden
+    assert "canary" not in str(redact_argv(["--set", f'{{"{name}": "canary"}}'], CWD, NAMES))
+    assert "canary" not in str(redact_argv(["--set", f"a=1,{name}=canary"], CWD, NAMES))
+    assert "canary" not in str(redact_argv([f"https://host/?{name}=canary"], CWD, NAMES))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--tokenizer", "bert-base"],
+        ["--tokeniser=bert-base"],
+        ["--max-tokens", "512"],
+        ["max_tokens=1e6"],
+        ["num_tokens=100M"],
+        ["--lr", "0.1", "-v", "--flag", "x=1", "data/train.csv", "./conf.yaml", "https://example.org/a/b"],
+        ["--betas", "[0.9,0.999]", "a/b/c", "1/2", "*.py", "--schedule=cosine,warmup:10"],
+        ["--log=/dev/null", "-", "--", "", "~", "/", "../.."],
+        ["--aug", "flip/crop", "quentinian", "--name=workhorses"],
+    ],
+)
+def test_ordinary_arguments_stay(argv: list[str]) -> None:
+    assert redact_argv(argv, CWD, NAMES) == tuple(Argument(text=text) for text in argv)
+
+
+def test_a_flag_after_a_secret_flag_is_a_flag() -> None:
+    arguments = redact_argv(["--use-auth", "--lr", "0.1"], CWD, NAMES)
+    assert [argument.text for argument in arguments] == ["--use-auth", "--lr", "0.1"]
+
+
+def test_a_count_under_a_plain_secret_name_is_redacted() -> None:
+    assert redact_argv(["--token", "123456"], CWD, NAMES)[1].redacted
+    assert redact_argv(["password=123456"], CWD, NAMES)[0].redacted
+    assert redact_argv(["--tokens", "abc123"], CWD, NAMES)[1].redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix", "path"),
+    [
+        ("/project/dir/conf/a.yaml", "", "{cwd}/conf/a.yaml"),
+        ("--config=/project/dir/a.yaml", "--config=", "{cwd}/a.yaml"),
+        ("/project/dir", "", "{cwd}"),
+        ("/project/dir/", "", "{cwd}"),
+        ("../dir/a.yaml", "", "{cwd}/a.yaml"),
+        ("sub/../a.yaml", "", "{cwd}/a.yaml"),
+        ("/project/directory/a.yaml", "", "a.yaml"),
+        ("--data=/scratch/group7/cifar", "--data=", "cifar"),
+        ("data.root=/scratch/group7/cifar/", "data.root=", "cifar"),
+        ("-I/opt/group7/include", "-I", "include"),
+        ("~/sets/cifar", "", "cifar"),
+        ("~other/sets/cifar", "", "cifar"),
+        ("../../elsewhere/a.yaml", "", "a.yaml"),
+        ("--x=a/../../../b.yaml", "--x=", "b.yaml"),
+        ("file:///scratch/group7/x.csv", "file://", "x.csv"),
+        ("--u=file:///scratch/group7/x.csv", "--u=file://", "x.csv"),
+        ("C:\\group7\\sets\\cifar", "", "cifar"),
+        ("\\\\server\\share\\cifar", "", "cifar"),
+        ("/home/quentin/sets/cifar", "", "cifar"),
+        ("/scratch/a:/scratch/b", "", "b"),
+    ],
+)
+def test_a_place_elsewhere_keeps_its_base_name_only(text: str, prefix: str, path: str) -> None:
+    assert redact_argv([text], CWD, NAMES) == (Argument(prefix=prefix, path=path),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quentin",
+        "--run=Quentin's",
+        "by-quentin",
+        "--host=workhorse.example.org",
+        "/home/quentin",
+        "/scratch/quentin",
+        "/project/dir/quentin.yaml",
+        "[root=/scratch/group7/x,lr=3]",
+        "x,/scratch/group7/y",
+        "--quentin=3",
+        "caf\udce9",
+    ],
+)
+def test_what_tells_who_or_where_is_redacted(text: str) -> None:
+    (argument,) = redact_argv([text], CWD, NAMES)
+    assert argument.redacted
+    assert argument.text is None
+    assert argument.path is None
+    assert not find_identity(argument.prefix, NAMES)
+
+
+def test_a_linked_working_directory_is_still_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for text in (tmp_path / "link" / "a.txt", tmp_path / "real" / "a.txt"):
+        assert redact_argv([str(text)], tmp_path / "link", ()) == (Argument(path="{cwd}/a.txt"),)
+
+
+def test_the_root_as_working_directory_hides_nothing() -> None:
+    assert redact_argv(["/scratch/group7/x"], Path("/"), ()) == (Argument(path="x"),)
+
+
+@given(st.lists(st.text(max_size=40), max_size=5))
+def test_each_argument_has_exactly_one_form_and_is_canonical(argv: list[str]) -> None:
+    arguments = redact_argv(argv, CWD, NAMES)
+    assert len(arguments) == len(argv)
+    for given_text, argument in zip(argv, arguments, strict=True):
+        assert sum(form is not None for form in (argument.text, argument.path, argument.redacted)) == 1
+        if argument.text is not None:
+            assert argument.prefix + argument.text == given_text
+        json.dumps(argument.to_json(), ensure_ascii=False).encode()
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=12, max_size=20))
+def test_nothing_after_a_secret_name_survives(value: str) -> None:
+    for argv in (["--token", value], [f"--token={value}"], [f"a.token={value}"]):
+        assert value not in repr(redact_argv(argv, CWD, ()))
+
+
+def test_names_of_secret_flags() -> None:
+    for name in ("--hf_token", "WANDB_API_KEY", "client-secret", "oauth", "credentials", "passphrase"):
+        assert SECRET_FLAG.search(name)
+    for name in ("--tokenizer", "--lr", "--pass-through", "tokenization"):
+        assert not SECRET_FLAG.search(name)
+
+
+def identity_of(tmp_path: Path, **environ: str) -> set[str]:
+    """Ask a fresh process, whose environment is only what is given."""
+    program = "import json, trainmem_audit.privacy as p; print(json.dumps(p.identity()))"
+    root = Path(__file__).resolve().parent.parent
+    path = os.environ["PATH"]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": path, "PYTHONPATH": str(root), **environ},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_identity_is_home_user_host_and_git_person(tmp_path: Path) -> None:
+    home = tmp_path / "quentin"
+    (home / ".config" / "git").mkdir(parents=True)
+    (home / ".gitconfig").write_text(
+        '[core]\n\teditor = vi\n[user]\n\tname = "Quentin Q" # me\n\temail = q@home.example\n'
+    )
+    (home / ".config" / "git" / "config").write_text("[User] name = Xavier Y\n")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("[user]\nEmail=q@project.example\n[remote]\nname = upstream\n")
+    found = identity_of(
+        tmp_path,
+        HOME=str(home),
+        USER="quentin",
+        HOSTNAME="workhorse.lab.example",
+        GIT_AUTHOR_EMAIL="q@env.example",
+    )
+    expected = {str(home), "quentin", "workhorse", "workhorse.lab.example", "Quentin Q", "Xavier Y"}
+    assert found >= expected | {"q@home.example", "q@project.example", "q@env.example"}
+    assert not found & {"vi", "upstream", "root", "localhost"}
+
+
+def test_generic_and_short_names_are_no_identity(tmp_path: Path) -> None:
+    found = identity_of(tmp_path, HOME="/root", USER="root", LOGNAME="abc", HOSTNAME="localhost")
+    assert not found & {"root", "/root", "abc", "localhost"}
+    assert "/home/ubuntu" not in identity_of(tmp_path, HOME="/home/ubuntu")
+    assert "/srv/group7/home" in identity_of(tmp_path, HOME="/srv/group7/home")
+
+
+def test_identity_is_found_as_a_word() -> None:
+    found = find_identity("QUENTIN at workhorse7, /home/quentin/x; quentinian", NAMES)
+    assert [(start, end) for _, start, end in found] == [(0, 7), (23, 36)]
+    assert find_identity("anything", ()) == []

@@ -1,0 +1,175 @@
+"""Builds the statement of a run from its log and its files, and signs it: the same way for every end of a run.
+
+A run that ended, one whose recorder failed and one that was killed differ only in what their logs hold, so `record` and
+`recover` both end here. Not here: what may be recorded (`recording`), whether it is true (`verify`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainmem_audit import __version__
+from trainmem_audit.canonical import canonical_bytes
+from trainmem_audit.documents.manifest import (
+    PAYLOAD_TYPE,
+    PREDICATE_TYPE,
+    SCHEMA_VERSION,
+    STATEMENT_TYPE,
+    Statement,
+    is_listed,
+)
+from trainmem_audit.envelope import seal
+from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.keys import Signer
+from trainmem_audit.rundir import open_run, write_atomic
+from trainmem_audit.steplog import FRAME, LogReader, LogSummary, iter_lines
+
+__all__ = ["Recovery", "manifest_members", "recover", "sign_run"]
+
+_CHUNK = 2**20
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")  # what `write_atomic` leaves when it is killed
+
+
+def sign_run(run_dir: Path, log: LogSummary, signer: Signer, extra: tuple[str, ...] = ()) -> Statement:
+    """Write `run.json` and `signer.pub` of a run whose log says `log`.
+
+    Parameters
+    ----------
+    extra:
+        What was not recorded, beside what the log itself says.
+    """
+    statement = Statement.model_validate(_statement(run_dir, log, extra))
+    payload = canonical_bytes(statement.to_json())
+    write_atomic(run_dir / "signer.pub", signer.public.openssh_line())
+    write_atomic(run_dir / "run.json", seal(payload, PAYLOAD_TYPE, signer))
+    return statement
+
+
+def _statement(run_dir: Path, log: LogSummary, extra: tuple[str, ...]) -> dict[str, Any]:
+    with open_run(run_dir) as reader:
+        listed = [name for name in reader.names() if is_listed(name)]
+        subject = tuple({"name": name, "digest": {"sha256": reader.sha256(name)}} for name in listed)
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": subject,
+        "predicateType": PREDICATE_TYPE,
+        "predicate": manifest_members(log, extra),
+    }
+
+
+def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the members of the manifest that follow from the log; a verifier compares them with the signed ones."""
+    begin, end = log.begin, log.end
+    if begin is None:
+        raise FormatError("the step log has no `begin` line, so nothing is known of the run", where="steps.jsonl")
+    run: dict[str, Any] = {"id": begin.nonce, "started": begin.started, "outcome": "killed"}
+    if end is not None:
+        run |= {"finished": end.finished, "outcome": end.outcome, "exit_code": end.exit_code}
+    step_log = {
+        "file": "steps.jsonl",
+        "rank": begin.rank,
+        "count": log.lines,
+        "steps": log.steps,
+        "chain_head": log.chain_head,
+        "merkle_root": log.merkle_root,
+        "complete": end is not None,
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "checklist_version": SCHEMA_VERSION,
+        "producer": {"name": "trainmem-audit", "version": __version__},
+        "run": run,
+        "command": begin.command,
+        "environment": begin.environment,
+        "numeric_profile": log.profiles,
+        "rng_contract": log.streams,
+        "canary": log.canary,
+        "sources": log.components,
+        "order": log.loaders,
+        "inputs": tuple(log.inputs.values()),
+        "files": tuple(log.files.values()),
+        "step_logs": (step_log,),
+        "not_recorded": tuple(sorted({*(end.not_recorded if end else ()), *extra})),
+    }
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What `recover` did: the steps that the log holds, and the bytes that were cut off each file."""
+
+    statement: Statement
+    steps: int
+    cut: dict[str, int]
+
+
+def recover(run_dir: Path, signer: Signer) -> Recovery:
+    """Close and sign a killed run as incomplete; cut a torn last line, and side files to what the log speaks of.
+
+    Raises
+    ------
+    UsageError
+        If the run is signed already, or nothing was recorded.
+    FormatError
+        If the log is damaged elsewhere than at its end: then it is evidence, and stays as it is.
+    """
+    if (run_dir / "run.json").exists():
+        raise UsageError("this run is closed and signed already", where="run.json", remedy="trainmem-audit verify")
+    log = _read_log(run_dir / "steps.jsonl")
+    if log.begin is None:
+        raise UsageError(
+            "the run was killed before its first line was written: nothing was recorded",
+            where="steps.jsonl",
+            remedy="remove the directory and record again",
+        )
+    cut = {"steps.jsonl": _truncate(run_dir / "steps.jsonl", log.bytes)}
+    for name, length in (("tensors.b3", _frames_length), ("order/rank-0.i64", _order_length)):
+        path = run_dir / name
+        if path.exists():
+            cut[name] = _truncate(path, length(path, log))
+    for leftover in run_dir.rglob(".*"):
+        if _ASIDE.fullmatch(leftover.name) and leftover.is_file():
+            leftover.unlink()
+    cut = {name: size for name, size in cut.items() if size}
+    extra = () if log.end is not None else (f"everything after step {log.steps - 1}: the run was killed",)
+    return Recovery(sign_run(run_dir, log, signer, extra), log.steps, cut)
+
+
+def _read_log(path: Path) -> LogSummary:
+    if not path.is_file():
+        raise UsageError("not a run directory", where=path.name, expected="a step log", remedy="name a run directory")
+    reader = LogReader()
+    with path.open("rb") as file:
+        for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), "steps.jsonl"):
+            if whole:
+                reader.read(line)
+    return reader.finish()
+
+
+def _frames_length(path: Path, log: LogSummary) -> int:
+    """Return where the last whole frame of a step in the log ends."""
+    size = path.stat().st_size
+    offset = 0
+    with path.open("rb") as file:
+        while offset + FRAME.size <= size:
+            file.seek(offset)
+            step, count = FRAME.unpack(file.read(FRAME.size))
+            end = offset + FRAME.size + 32 * count
+            if step >= log.steps or end > size:
+                break
+            offset = end
+    return offset
+
+
+def _order_length(path: Path, log: LogSummary) -> int:
+    return min(path.stat().st_size, 8 * log.indexed_samples)
+
+
+def _truncate(path: Path, size: int) -> int:
+    cut = path.stat().st_size - size
+    if cut > 0:
+        os.truncate(path, size)
+    return max(cut, 0)

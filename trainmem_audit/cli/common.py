@@ -1,0 +1,60 @@
+"""What several commands share: option types, the signing key, and text that is safe to print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from trainmem_audit.keys import Signer
+
+__all__ = ["KeyOption", "PassphraseFileOption", "RunArgument", "passphrase_for", "say", "signer_for"]
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, its run.json, or a packed zip.")]
+KeyOption = Annotated[
+    Path | None, typer.Option("--key", help="Private key (OpenSSH, Ed25519). Default: the project's own.")
+]
+PassphraseFileOption = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", help="Holds the passphrase; else TRAINMEM_AUDIT_PASSPHRASE, else asked."),
+]
+
+
+def say(text: str) -> None:
+    """Print a remark (not data) to stderr."""
+    typer.echo(f"trainmem-audit: {text}", err=True)
+
+
+def signer_for(directory: Path, key: Path | None, passphrase_file: Path | None, anonymous: bool = False) -> Signer:
+    """Return the key to sign with, unlocked; a key that had to be made is said aloud."""
+    from trainmem_audit import keys
+
+    if key is not None:
+        return keys.Signer.load(key, passphrase_for(key, passphrase_file))
+    given = keys.find_passphrase(passphrase_file, os.environ)
+    if anonymous:
+        signer, path = keys.make_anonymous_key(given)
+        say(f"made a fresh key for this run: {path} ({signer.public.keyid})")
+        return signer
+    path = keys.project_key_path(directory)
+    if path.exists():
+        return keys.Signer.load(path, passphrase_for(path, passphrase_file))
+    signer, made = keys.load_or_make_project_key(directory, given)
+    if made:
+        locked = "" if given else ", without a passphrase"
+        say(f"made a signing key for this project: {path}{locked}; its fingerprint is {signer.public.keyid}")
+    return signer
+
+
+def passphrase_for(key: Path, file: Path | None) -> bytes | None:
+    """Return the passphrase of `key`: from the file, the environment, or a prompt; `None` for a key without one."""
+    from trainmem_audit import keys
+
+    given = keys.find_passphrase(file, os.environ)
+    if given is not None or not keys.is_encrypted(key):
+        return given
+    entered: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
+    return entered.encode()

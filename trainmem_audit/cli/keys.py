@@ -1,0 +1,111 @@
+"""`keygen`, `trust` and `sign`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainmem_audit.cli.common import KeyOption, PassphraseFileOption, RunArgument, say, signer_for
+from trainmem_audit.errors import UsageError
+
+__all__ = ["register"]
+
+_trust = typer.Typer(help="Say whose keys you trust (an OpenSSH allowed_signers file).", no_args_is_help=True)
+FileOption = Annotated[Path | None, typer.Option("--trust-file", help="The file. Default: your own.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("keygen")(_keygen)
+    app.command("sign")(_sign)
+    app.add_typer(_trust, name="trust")
+
+
+def _keygen(
+    path: Annotated[Path | None, typer.Argument(help="Where to write. Default: this project's key.")] = None,
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase.")] = False,
+    passphrase_file: PassphraseFileOption = None,
+) -> None:
+    """Make an Ed25519 key in OpenSSH format, and print its fingerprint. Never overwrites."""
+    from trainmem_audit import keys
+
+    target = path or keys.project_key_path(Path.cwd())
+    secret = keys.find_passphrase(passphrase_file, os.environ)
+    if passphrase and secret is None:
+        entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+        secret = entered.encode()
+    signer = keys.Signer.generate()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    keys.write_key(target, signer, secret)
+    say(f"wrote {target} and {target}.pub" + ("" if secret else " (no passphrase)"))
+    typer.echo(signer.public.keyid)
+
+
+def _sign(run: RunArgument, key: KeyOption = None, passphrase_file: PassphraseFileOption = None) -> None:
+    """Add a signature to a run that holds, for instance to link an identity to an anonymous run later."""
+    from trainmem_audit.cli.verify import examine_run, policy_for
+    from trainmem_audit.envelope import add_signature
+    from trainmem_audit.keys import parse_public_keys
+    from trainmem_audit.rundir import open_run, write_atomic
+
+    directory = run.parent if run.name == "run.json" else run
+    if not directory.is_dir():
+        raise UsageError("only a run directory can be signed", where=str(run), remedy="unpack the zip first")
+    with open_run(directory) as reader:
+        verification = examine_run(reader, policy_for(None, None, allow_untrusted=True)).verification
+    if verification.exit_code == 1 or verification.bytes != "intact":
+        raise UsageError("the run does not hold, so it is not signed", where=str(run), remedy="trainmem-audit verify")
+    signer = signer_for(Path.cwd(), key, passphrase_file)
+    envelope = directory / "run.json"
+    public = directory / "signer.pub"
+    known = parse_public_keys(public.read_bytes(), "signer.pub") if public.is_file() else ()
+    lines = [item.openssh_line() for item in known]
+    if signer.public not in known:
+        lines.append(signer.public.openssh_line())
+    write_atomic(public, b"".join(lines))
+    write_atomic(envelope, add_signature(envelope.read_bytes(), signer))
+    typer.echo(f"{run}: signed by {signer.public.keyid}")
+
+
+@_trust.command("add")
+def _trust_add(
+    principal: Annotated[str, typer.Argument(help="Who: an address, or any label (submission-4711).")],
+    key: Annotated[Path, typer.Argument(help="The public key: a .pub file, or a run's signer.pub.")],
+    trust_file: FileOption = None,
+) -> None:
+    """Trust a key as somebody's."""
+    from trainmem_audit import trust
+    from trainmem_audit.keys import parse_public_keys
+
+    if not key.is_file():
+        raise UsageError("no such key file", where=str(key))
+    for public in parse_public_keys(key.read_bytes(), str(key)):
+        new = trust.add_signer(trust_file or trust.trust_path(), principal, public)
+        typer.echo(f"{principal} {public.keyid}" + ("" if new else " (was trusted already)"))
+
+
+@_trust.command("list")
+def _trust_list(trust_file: FileOption = None) -> None:
+    """List whom you trust."""
+    from trainmem_audit import trust
+    from trainmem_audit.text import safe_text
+
+    for entry in trust.read_trust(trust_file or trust.trust_path()).entries:
+        if entry.key is not None:
+            typer.echo(f"{safe_text(','.join(entry.principals))} {entry.key.keyid}")
+
+
+@_trust.command("remove")
+def _trust_remove(
+    who: Annotated[str, typer.Argument(help="A principal or a fingerprint.")], trust_file: FileOption = None
+) -> None:
+    """Trust somebody, or a key, no longer."""
+    from trainmem_audit import trust
+
+    count = trust.remove_signer(trust_file or trust.trust_path(), who)
+    if count == 0:
+        raise UsageError("nobody of that name is trusted", where=who)
+    typer.echo(f"removed {count}")

@@ -1,0 +1,159 @@
+"""`record` and `recover`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainmem_audit.cli.common import KeyOption, PassphraseFileOption, say, signer_for
+from trainmem_audit.errors import UsageError
+
+__all__ = ["register"]
+
+_PASS_THROUGH = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("record", context_settings=_PASS_THROUGH)(_record)
+    app.command("recover")(_recover)
+
+
+def _record(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script (or module, with -m).")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's arguments.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module name, as in `python -m`.")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", "-d", help="Where to write. Default: run, run-2, …")
+    ] = None,
+    key: KeyOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="Sign with a fresh key made for this run.")] = False,
+    source: Annotated[bool, typer.Option("--source/--no-source", help="Copy the code, or record digests only.")] = True,
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--input", help="A file that the script reads unseen (repeatable).")
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Record one more environment variable (repeatable).")
+    ] = None,
+    tensor_budget: Annotated[int, typer.Option(min=0, help="MiB of tensor digests to keep before thinning.")] = 64,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
+) -> None:
+    """Run a training script, unchanged, and record every optimizer step.
+
+    Options go before SCRIPT; everything after it belongs to the script. The exit code is the script's, or 3 when the
+    script ended well and the recording failed.
+    """
+    _require_recordable(target, module)
+    directory = _new_run_dir(run_dir)
+    signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
+    order = _order(target, arguments or [], module, directory)
+    order |= {
+        "copySource": source,
+        "inputs": [str(path.absolute()) for path in inputs or ()],
+        "variables": env or [],
+        "tensorBudget": tensor_budget * 2**20,
+        "quiet": quiet,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    _become(order, arguments or [], signer.seed())
+
+
+def _require_recordable(target: str, module: bool) -> None:
+    if not module and not Path(target).is_file():
+        raise UsageError("no such script", where=target, remedy="options go before the script; `-m` names a module")
+    if os.environ.get("OMP_DYNAMIC", "").upper() == "TRUE":
+        raise UsageError(
+            "OMP_DYNAMIC=TRUE lets the number of threads vary, and can hang training", remedy="unset OMP_DYNAMIC"
+        )
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise UsageError("recording needs torch", remedy="pip install 'trainmem-audit[torch]'")
+
+
+def _new_run_dir(wanted: Path | None) -> Path:
+    if wanted is not None:
+        if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+            raise UsageError(
+                "the run directory exists and is not empty", where=str(wanted), remedy="choose another --run-dir"
+            )
+        return wanted
+    number = 1
+    while True:
+        candidate = Path("run" if number == 1 else f"run-{number}")
+        if not candidate.exists():
+            return candidate
+        number += 1
+
+
+def _order(target: str, arguments: list[str], module: bool, directory: Path) -> dict[str, Any]:
+    """Return what the launcher must do (`recording.launcher.interpreter_command`)."""
+    from trainmem_audit.documents.steplog import Command
+    from trainmem_audit.privacy import redact_argv
+
+    cwd = Path.cwd()
+    kind = "module" if module else "script"
+    entry = target if module else _entry_name(Path(target), cwd)
+    seed = os.environ.get("PYTHONHASHSEED", "")
+    hash_seed = seed if seed.isdecimal() else str(secrets.randbelow(2**32))
+    command = Command.model_validate(
+        {"kind": kind, "entry": entry, "arguments": redact_argv(arguments, cwd), "hash_seed": hash_seed}
+    )
+    return {
+        "kind": kind,
+        "entry": target,
+        "argv0": target,
+        "runDir": str(directory.absolute()),
+        "shownDir": str(directory),
+        "cwd": str(cwd),
+        "nonce": secrets.token_hex(16),
+        "command": command.to_json(),
+        "hashSeed": hash_seed,
+    }
+
+
+def _entry_name(script: Path, cwd: Path) -> str:
+    path = script.resolve()
+    if path.is_relative_to(cwd):
+        return f"{{cwd}}/{path.relative_to(cwd).as_posix()}"
+    return f"{{script}}/{path.name}"
+
+
+def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
+    """Replace this process by the interpreter that runs the script; the key's seed goes through a pipe."""
+    from trainmem_audit.keys import PASSPHRASE_VARIABLE
+    from trainmem_audit.recording.launcher import interpreter_command
+
+    reader, writer = os.pipe()
+    os.write(writer, seed)
+    os.close(writer)
+    os.set_inheritable(reader, True)
+    order["seedFd"] = reader
+    command = interpreter_command(order, arguments)
+    environment = {**os.environ, "PYTHONHASHSEED": order["hashSeed"]}
+    environment.pop(PASSPHRASE_VARIABLE, None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, environment)
+
+
+def _recover(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run that was killed.")],
+    key: KeyOption = None,
+    passphrase_file: PassphraseFileOption = None,
+) -> None:
+    """Close and sign a run that was killed, as incomplete."""
+    from trainmem_audit.assemble import recover
+
+    if not (run_dir / "steps.jsonl").is_file():
+        raise UsageError("not a run directory", where=str(run_dir), expected="a directory with steps.jsonl")
+    recovery = recover(run_dir, signer_for(Path.cwd(), key, passphrase_file))
+    for name, size in recovery.cut.items():
+        say(f"{name}: cut {size} bytes that were being written when the run died")
+    typer.echo(f"{run_dir}: {recovery.steps} steps recovered, signed as incomplete")

@@ -1,0 +1,175 @@
+"""`verify`, and what it shares with `report`: reading a run, judging it, asking for consent."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainmem_audit.cli.common import RunArgument, say
+from trainmem_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainmem_audit.documents.steplog import Line
+    from trainmem_audit.rundir import RunReader
+    from trainmem_audit.verify import Examination, Policy
+
+__all__ = ["SignerOption", "TrustFileOption", "examine_run", "policy_for", "register"]
+
+SignerOption = Annotated[
+    str | None, typer.Option("--signer", metavar="SHA256:…|PRINCIPAL", help="Demand exactly this signer.")
+]
+TrustFileOption = Annotated[Path | None, typer.Option("--trust-file", help="allowed_signers file to use.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("verify")(_verify)
+
+
+def policy_for(
+    trust_file: Path | None, signer: str | None, allow_untrusted: bool, allow_changed_source: bool = False
+) -> Policy:
+    """Return whom this machine accepts."""
+    from trainmem_audit import keys, trust
+    from trainmem_audit.verify import Policy
+
+    return Policy(
+        trust=trust.read_trust(trust_file),
+        own_keyids=frozenset(keys.own_keyids()),
+        signer=signer,
+        allow_untrusted=allow_untrusted,
+        allow_changed_source=allow_changed_source,
+    )
+
+
+def examine_run(reader: RunReader, policy: Policy, replayer: Any = None, watch: Any = None) -> Examination:
+    """Verify a run (`verify.examine`)."""
+    from trainmem_audit.verify import examine
+
+    def ignore(line: Line) -> None:
+        pass
+
+    return examine(reader, policy, replayer, watch or ignore)
+
+
+def _verify(
+    run: RunArgument,
+    replay: Annotated[
+        str | None, typer.Option("--replay", metavar="full|prefix:N", help="Run it again and compare every step.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
+    signer: SignerOption = None,
+    trust_file: TrustFileOption = None,
+    allow_untrusted: Annotated[
+        bool, typer.Option("--allow-untrusted", help="Accept a valid signature of an unknown signer.")
+    ] = False,
+    source: Annotated[Path | None, typer.Option("--source", help="Replay the code in this directory.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="A directory that holds inputs of the run (repeatable).")
+    ] = None,
+    allow_changed_source: Annotated[
+        bool, typer.Option("--allow-changed-source", help="Replay changed code or data, as a what-if.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds after which to end.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Also write the verification as JSON.")] = None,
+    form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Verify a run: its bytes, its signature, its step log; with --replay, also whether it reproduces.
+
+    Without --replay nothing of the author's is executed. Exit code: 0 passed, 1 findings, invalid or unknown signer or
+    mismatch, 2 unusable input, 3 undecided.
+    """
+    from trainmem_audit.rundir import open_run, write_atomic
+    from trainmem_audit.screen import FORMATS
+
+    if form not in FORMATS:
+        raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(FORMATS)), got=form[:40])
+    with open_run(run) as reader:
+        options = {
+            "source": source,
+            "data": tuple(data or ()),
+            "allow_changed_source": allow_changed_source,
+            "timeout": timeout,
+        }
+        replayer = None if replay is None else _replayer(reader, replay, yes, quiet, options)
+        policy = policy_for(trust_file, signer, allow_untrusted, allow_changed_source)
+        verification = examine_run(reader, policy, replayer).verification
+    typer.echo(FORMATS[form](verification))
+    if save is not None:
+        write_atomic(save, (FORMATS["json"](verification) + "\n").encode())
+    raise typer.Exit(verification.exit_code)
+
+
+def _replayer(reader: RunReader, mode: str, yes: bool, quiet: bool, options: dict[str, Any]) -> Any:
+    """Return the function that replays; a missing torch is an error before anything is verified."""
+    from importlib.util import find_spec
+
+    from trainmem_audit.replaying import ReplayOptions, parse_mode
+    from trainmem_audit.replaying import replay as run_replay
+
+    steps = parse_mode(mode)
+    if find_spec("torch") is None:
+        raise UsageError("a replay needs torch", remedy="pip install 'trainmem-audit[torch]'")
+    for name in ("source", "data"):
+        for folder in options[name] if name == "data" else (options[name],):
+            if folder is not None and not folder.is_dir():
+                raise UsageError("no such directory", where=f"--{name} {folder}")
+    progress = _Progress(quiet)
+
+    def run(statement: Any) -> Any:
+        found = run_replay(
+            reader,
+            statement,
+            ReplayOptions(
+                consent=lambda command: _consent(command, yes),
+                secret=_ask_secret,
+                steps=steps,
+                progress=progress.show,
+                **options,
+            ),
+        )
+        progress.done()
+        return found
+
+    return run
+
+
+def _consent(command: str, yes: bool) -> bool:
+    from trainmem_audit.text import safe_text
+
+    say(f"the replay runs the author's code with your rights: {safe_text(command)}")
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    return typer.confirm("Run it?", err=True)
+
+
+def _ask_secret(prefix: str) -> str:
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "an argument of the command was redacted, and nobody is here to be asked for it",
+            where=prefix or "arguments",
+            remedy="run the replay in a terminal",
+        )
+    value: str = typer.prompt(f"Value of the redacted argument {prefix}", hide_input=True, err=True)
+    return value
+
+
+class _Progress:
+    """A line that counts matching steps, on a terminal only."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._on = not quiet and sys.stderr.isatty()
+
+    def show(self, steps: int) -> None:
+        if self._on:
+            typer.echo(f"\r{steps} steps match", nl=False, err=True)
+
+    def done(self) -> None:
+        if self._on:
+            typer.echo("", err=True)

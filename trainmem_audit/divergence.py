@@ -1,0 +1,400 @@
+"""Where two runs part: the first step that differs, every component that differs there by cause, and the blame.
+
+Pure: two sequences of step-log lines in, a `Difference` or nothing out. Lines are compared group by group: a *group* is
+all lines up to and with one `step` (or `end`) line, so that what only one side logs in between shifts nothing.
+
+The order of cause (DESIGN § 5): what enters a step comes before what the step computes, and what was there before the
+step comes before the step itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
+from trainmem_audit.documents.steplog import Component, End, Epoch, Inventory, Line, Loader, Step
+from trainmem_audit.errors import FormatError
+from trainmem_audit.sidefiles import split_digests
+
+__all__ = ["GRADIENT_PATH", "Comparison", "Group", "TensorLookup", "groups"]
+
+GRADIENT_PATH = "gradient path"
+
+TensorLookup = Callable[[int], bytes | None]
+"""Gives the tensor digests of a step (a frame of `tensors.b3`), or `None` where they were not kept."""
+
+(
+    _STRUCTURE,
+    _ORDER,
+    _START_RNG,
+    _INDEX,
+    _CONTENT,
+    _INPUTS,
+    _RNG,
+    _BUFFERS,
+    _HYPER,
+    _LOSS,
+    _BATCHNORM,
+    _SLOTS,
+    _PARAMS,
+) = range(13)
+_OUTCOME = 13
+
+_EXPLANATIONS = {
+    _STRUCTURE: "The model or the optimizer has other tensors: another architecture, or a layer added or removed.",
+    _ORDER: "The data loader is set up differently: batch size, shuffling, sampler, workers or the data set itself.",
+    _START_RNG: "The random streams differ before the first batch of the epoch is drawn: another seed, or code before "
+    "the loop that draws another number of random values.",
+    _INDEX: "The sampler handed out other samples: another shuffle, sampler seed or batch size.",
+    _CONTENT: "The same samples hold other values: a changed data file, label, augmentation or preprocessing.",
+    _INPUTS: "The batches are equal and what the model was given is not: preprocessing or augmentation between the "
+    "loader and the model.",
+    _RNG: "Everything that entered the step is equal and it drew other or more random values: a random operation was "
+    "added, removed, switched on or off, or the random state was set.",
+    _BUFFERS: "A buffer, queue, teacher or weight average differs while data and random streams agree: its update rule "
+    "or decay was changed.",
+    _HYPER: "The hyper-parameters differ while data and random streams agree: learning rate, momentum, weight decay, "
+    "betas or their schedule.",
+    _PARAMS: "The parameters differ before the first update while the random streams agree: other initial weights or "
+    "another checkpoint.",
+    _OUTCOME: "The runs agree step by step and end differently.",
+}
+_GRADIENT_EXPLANATION = (
+    "Everything that enters the step is equal (samples, content, inputs, random draws, hyper-parameters) and what it "
+    "computes is not: a dropout rate, the loss function, the forward pass, gradient clipping, or another kernel "
+    "(thread count, instruction set, precision, library version)."
+)
+
+
+@dataclass
+class Group:
+    """The lines that lead to one `step` or `end` line, and that line (`None` if the log stops before it)."""
+
+    inventories: list[Inventory] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+    last: Step | End | None = None
+
+
+def groups(lines: Iterable[Line]) -> Iterator[Group]:
+    """Cut a sequence of lines (without `begin`, which is skipped) into groups."""
+    group = Group()
+    for line in lines:
+        match line:
+            case Inventory():
+                group.inventories.append(line)
+            case Epoch():
+                group.epochs.append(line)
+            case Step() | End():
+                group.last = line
+                yield group
+                group = Group()
+    if group.inventories or group.epochs:
+        yield group
+
+
+@dataclass
+class _Side:
+    """What one run has said so far: its inventory and the values in force."""
+
+    components: dict[str, Component] = field(default_factory=dict)
+    loaders: dict[str, Loader] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, str] = field(default_factory=dict)
+    state: dict[str, str] = field(default_factory=dict)
+
+    def take(self, group: Group) -> None:
+        self.start = {}
+        for line in group.inventories:
+            for name, component in (line.components or {}).items():
+                self.components[name] = component
+                if component.values is not None:
+                    self.values[name] = component.values
+            self.loaders.update(line.loaders or {})
+            self.start.update(line.state or {})
+        if group.last is not None:
+            self.values.update(group.last.values or {})
+            self.state = group.last.state
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One thing that differs, before tensors are looked up."""
+
+    rank: int
+    name: str
+    stage: str
+    expected: str
+    got: str
+    detail: str = ""
+
+
+class Comparison:
+    """Compares two runs group by group; feed it until it returns a difference.
+
+    Parameters
+    ----------
+    expected_tensors, got_tensors:
+        Where the tensor digests of a step are found, for naming the tensor.
+    """
+
+    def __init__(
+        self, expected_tensors: TensorLookup = lambda _: None, got_tensors: TensorLookup = lambda _: None
+    ) -> None:
+        self._sides = (_Side(), _Side())
+        self._lookups = (expected_tensors, got_tensors)
+        self.steps = 0
+        self.ignored_streams: set[str] = set()
+
+    def feed(self, expected: Group, got: Group | None) -> Difference | None:
+        """Compare the next group of both sides; `got` is `None` when the other run stopped before it."""
+        left, right = self._sides
+        left.take(expected)
+        if got is None or got.last is None or expected.last is None:
+            return self._stopped(expected, got)
+        right.take(got)
+        if type(expected.last) is not type(got.last):
+            return self._stopped(expected, got)
+        found = (*self._during(expected.last, got.last), *self._before(expected, got))
+        items = list({item.name: item for item in found}.values())  # once each: where it differs before the step
+        if items:
+            return self._difference(expected.last, items)
+        if isinstance(expected.last, Step):
+            self.steps += 1
+        return None
+
+    def _stopped(self, expected: Group, got: Group | None) -> Difference:
+        def say(group: Group | None) -> str:
+            if group is None or group.last is None:
+                return "the log stops"
+            return f"the run ended ({group.last.outcome})" if isinstance(group.last, End) else f"step {group.last.i}"
+
+        item = _Item(_OUTCOME, "steps", "step", say(expected), say(got), "the runs have different numbers of steps")
+        return self._assemble(self.steps, "step", [item], "steps", "One run has more steps than the other.")
+
+    def _before(self, expected: Group, got: Group) -> Iterator[_Item]:
+        """What differs before the update of this group's step: loaders, structure, epoch starts, initial state."""
+        yield from self._loaders()
+        yield from self._structure()
+        for a, b in zip(expected.epochs, got.epochs, strict=False):
+            for name, a_digest, b_digest in self._streams(a.rng, b.rng):
+                detail = f"at the start of epoch {a.epoch} of {a.loader}"
+                yield _Item(_START_RNG, name, "start", a_digest, b_digest, detail)
+        yield from self._initial_state()
+
+    def _loaders(self) -> Iterator[_Item]:
+        left, right = self._sides
+        for name in sorted(left.loaders.keys() | right.loaders.keys()):
+            a, b = left.loaders.get(name), right.loaders.get(name)
+            if a != b:
+                detail = _tree_difference(_settings(a), _settings(b))
+                yield _Item(_ORDER, "order", "start", _present(a), _present(b), f"{name}: {detail}")
+
+    def _structure(self) -> Iterator[_Item]:
+        left, right = self._sides
+        for name in sorted(left.components.keys() | right.components.keys()):
+            a, b = left.components.get(name), right.components.get(name)
+            if (a and a.tensors) != (b and b.tensors) or (a is None) != (b is None):
+                rank = _STRUCTURE if name.split(".")[0].startswith("model") else _rank(name)
+                yield _Item(rank, name, "start", _present(a), _present(b), _header_difference(a, b))
+
+    def _initial_state(self) -> Iterator[_Item]:
+        left, right = self._sides
+        for name in sorted(left.start.keys() & right.start.keys()):
+            if left.start[name] != right.start[name]:
+                rank = _rank(name)
+                stage = "step" if rank in (_BATCHNORM, _BUFFERS) else "start"  # the first forward has filled these
+                detail = self._values(name) or "before the first update"
+                yield _Item(rank, name, stage, left.start[name], right.start[name], detail)
+
+    def _during(self, a: Step | End, b: Step | End) -> Iterator[_Item]:
+        """What differs in the step itself, or at the end of the run."""
+        stage = "step" if isinstance(a, Step) else "end"
+        if isinstance(a, Step) and isinstance(b, Step):
+            yield from self._consumed(a, b)
+        for name, a_digest, b_digest in self._streams(a.rng, b.rng):
+            yield _Item(_RNG, name, stage, a_digest, b_digest)
+        for name in sorted(a.state.keys() | b.state.keys()):
+            a_digest, b_digest = a.state.get(name, "absent"), b.state.get(name, "absent")
+            if a_digest != b_digest:
+                yield _Item(_rank(name), name, stage, a_digest, b_digest, self._values(name))
+        if isinstance(a, End) and isinstance(b, End) and (a.outcome, a.exit_code) != (b.outcome, b.exit_code):
+            said = tuple(f"{end.outcome} (exit code {end.exit_code})" for end in (a, b))
+            yield _Item(_OUTCOME, "outcome", stage, *said)
+
+    @staticmethod
+    def _consumed(a: Step, b: Step) -> Iterator[_Item]:
+        """Order, inputs, loss."""
+        a_order, b_order = a.order, b.order
+        if a_order is not None and b_order is not None:
+            if (a_order.index, a_order.n) != (b_order.index, b_order.n):
+                counts = f"{a_order.n} and {b_order.n} samples" if a_order.n != b_order.n else "other samples"
+                yield _Item(_INDEX, "order.index", "step", a_order.index or "", b_order.index or "", counts)
+            if a_order.content != b_order.content:
+                yield _Item(_CONTENT, "order.content", "step", a_order.content, b_order.content)
+        elif a_order != b_order:
+            yield _Item(_INDEX, "order.index", "step", _present(a_order), _present(b_order))
+        if a.inputs != b.inputs:
+            yield _Item(_INPUTS, "inputs", "step", a.inputs or "absent", b.inputs or "absent")
+        a_loss, b_loss = ((line.scalars or {}).get("loss", ()) for line in (a, b))
+        if a_loss != b_loss:
+            yield _Item(_LOSS, "loss", "step", " ".join(a_loss), " ".join(b_loss), _loss_difference(a_loss, b_loss))
+
+    def _streams(self, a: dict[str, str], b: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+        self.ignored_streams |= a.keys() ^ b.keys()
+        for name in sorted(a.keys() & b.keys()):
+            if a[name] != b[name]:
+                yield f"rng.{name}", a[name], b[name]
+
+    def _values(self, name: str) -> str:
+        left, right = (side.values.get(name) for side in self._sides)
+        return "" if left is None or right is None else _tree_difference(left, right)
+
+    def _difference(self, last: Step | End, items: list[_Item]) -> Difference:
+        items.sort(key=lambda item: (item.stage != "start", item.rank, item.name))
+        first = items[0]
+        if first.stage == "step" and first.rank >= _LOSS:
+            blame, explanation = GRADIENT_PATH, _GRADIENT_EXPLANATION
+        else:
+            blame = first.name
+            explanation = _EXPLANATIONS.get(first.rank) or _start_explanation(first)
+        at = last.i
+        return self._assemble(at, first.stage, items, blame, explanation)
+
+    def _assemble(self, step: int, stage: str, items: list[_Item], blame: str, explanation: str) -> Difference:
+        frames = [self._frame(side, lookup, step) for side, lookup in zip(self._sides, self._lookups, strict=True)]
+        return Difference.model_validate(
+            {
+                "step": step,
+                "stage": stage,
+                "blame": blame,
+                "explanation": explanation,
+                "components": tuple(self._component(item, frames[0], frames[1]) for item in items),
+            }
+        )
+
+    @staticmethod
+    def _frame(side: _Side, lookup: TensorLookup, step: int) -> dict[str, list[bytes]]:
+        """Return the tensor digests of one side at a step by component; nothing where they were not kept."""
+        data = lookup(step)
+        counts = [(name, len(side.components[name].tensors or ())) for name in sorted(side.state)]
+        if data is None or len(data) != 32 * sum(count for _, count in counts):
+            return {}
+        return split_digests(data, counts)
+
+    def _component(self, item: _Item, a: dict[str, list[bytes]], b: dict[str, list[bytes]]) -> ComponentDifference:
+        left, right = (side.components.get(item.name) for side in self._sides)
+        tensors: tuple[TensorDifference, ...] = ()
+        if item.stage == "step" and left and right and left.tensors and left.tensors == right.tensors:
+            tensors = tuple(
+                TensorDifference(name=name, dtype=dtype, shape=shape, expected=x.hex(), got=y.hex())
+                for (name, dtype, shape), x, y in zip(
+                    left.tensors, a.get(item.name, []), b.get(item.name, []), strict=False
+                )
+                if x != y
+            )
+        detail = item.detail
+        if not detail and left is not None and left.tensors is not None:
+            known = f"{len(tensors)} of {len(left.tensors)} tensors differ"
+            detail = known if tensors else "which tensors is not known: their digests were not kept at this step"
+        members = {"component": item.name, "cause": item.rank, "stage": item.stage, "expected": item.expected}
+        return ComponentDifference.model_validate(
+            {**members, "got": item.got, "detail": detail, "tensors": tensors, "tensors_known": bool(tensors)}
+        )
+
+
+def _rank(component: str) -> int:
+    family = component.split(".")[-1]
+    if family == "hyper" or component.startswith("scheduler"):
+        return _HYPER
+    if family == "batchnorm":
+        return _BATCHNORM
+    if component.startswith("optimizer"):
+        return _PARAMS if family == "params" else _SLOTS
+    if component.startswith("model") and family == "params":
+        return _PARAMS
+    return _BUFFERS
+
+
+def _start_explanation(item: _Item) -> str:
+    return f"{item.name} differs before the step, while all that comes before it in the order of cause is equal."
+
+
+def _present(value: object) -> str:
+    return "absent" if value is None else "present"
+
+
+def _settings(loader: Loader | None) -> dict[str, Any]:
+    return {} if loader is None else {**loader.to_json(), **loader.settings, "settings": None}
+
+
+def _header_difference(a: Component | None, b: Component | None) -> str:
+    if a is None or b is None:
+        return "the component exists on one side only"
+    left, right = ({name: (dtype, shape) for name, dtype, shape in side.tensors or ()} for side in (a, b))
+    for name in [*left, *(name for name in right if name not in left)]:
+        if left.get(name) != right.get(name):
+            return f"{name}: expected {_tensor_text(left.get(name))}, got {_tensor_text(right.get(name))}"
+    return "the tensors come in another order"
+
+
+def _tensor_text(header: tuple[str, tuple[int, ...]] | None) -> str:
+    return "no such tensor" if header is None else f"{header[0]}{list(header[1])}"
+
+
+def _loss_difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+    if len(a) != len(b):
+        return f"{len(a)} and {len(b)} backward passes"
+    for x, y in zip(a, b, strict=True):
+        if x != y:
+            return f"expected {_number(x)}, got {_number(y)}{_size(x, y)}"
+    return ""
+
+
+def _tree_difference(a: Any, b: Any, limit: int = 6) -> str:
+    left, right = dict(_leaves(a)), dict(_leaves(b))
+    rows = [
+        f"{path}: expected {_number(left.get(path, 'absent'))}, got {_number(right.get(path, 'absent'))}"
+        + _size(left.get(path), right.get(path))
+        for path in [*left, *(path for path in right if path not in left)]
+        if left.get(path, "absent") != right.get(path, "absent")
+    ]
+    more = f"; and {len(rows) - limit} more" if len(rows) > limit else ""
+    return "; ".join(rows[:limit]) + more
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _leaves(member, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, member in enumerate(value):
+            yield from _leaves(member, f"{path}.{index}" if path else str(index))
+    else:
+        yield path, value
+
+
+def _as_float(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return float(value)
+    try:
+        return parse_float_text(value) if isinstance(value, str) else None
+    except FormatError:
+        return None
+
+
+def _number(value: Any) -> str:
+    number = _as_float(value)
+    return str(value)[:80] if number is None or isinstance(value, int) else f"{number:.9g}"
+
+
+def _size(a: Any, b: Any) -> str:
+    left, right = _as_float(a), _as_float(b)
+    if left is None or right is None:
+        return ""
+    relative = f", relative {abs(right - left) / abs(left):.2g}" if left else ""
+    return f" (difference {abs(right - left):.3g}{relative})"

@@ -1,0 +1,120 @@
+"""What verification, replay and comparison say: results in the middle, one small reporter per format at the edge."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trainmem_audit.documents.common import Count, Document, Scalar
+
+__all__ = [
+    "Check",
+    "ComponentDifference",
+    "Difference",
+    "Finding",
+    "Replay",
+    "Signature",
+    "TensorDifference",
+    "Verification",
+]
+
+
+class Finding(Document):
+    """Something that must be listed. `error` makes verification fail, `warning` does not."""
+
+    code: str
+    severity: Literal["error", "warning"]
+    where: str
+    message: str
+    expected: str = ""
+    got: str = ""
+    remedy: str = ""
+
+
+class Check(Document):
+    """One numbered step of verification and what became of it."""
+
+    number: int
+    title: str
+    state: Literal["pass", "fail", "not-checked"]
+    detail: str
+
+
+class Signature(Document):
+    """The verdict on the signature (DESIGN § 2.2). `self` is a key of this very machine: accepted, never trusted."""
+
+    state: Literal["trusted", "self", "unknown-signer", "not-checkable", "invalid"]
+    keyid: str = ""
+    principal: str = ""
+    detail: str
+
+
+class TensorDifference(Document):
+    """One tensor that differs: its name, dtype and shape, and the digests of both sides."""
+
+    name: str
+    dtype: str = ""
+    shape: tuple[Count, ...] = ()
+    expected: str
+    got: str
+
+
+class ComponentDifference(Document):
+    """One component that differs at the first step that does.
+
+    `cause` is its rank in the order of cause (0 first); `detail` gives the values of both sides and the size of the
+    difference where the record holds values (hyper-parameters, losses, shapes).
+    """
+
+    component: str
+    cause: int
+    stage: Literal["start", "step", "end"]
+    expected: str
+    got: str
+    detail: str = ""
+    tensors: tuple[TensorDifference, ...] = ()
+    tensors_known: bool = False
+
+
+class Difference(Document):
+    """The first difference of two step logs: the step, every component that differs in the order of cause, the blame.
+
+    `step` is the number of the first step that differs; `stage` says whether the difference was there before its update
+    (`start`), in it (`step`) or only after the last one (`end`). `blame` is a component's name, or `gradient path` when
+    everything that enters the step is equal and its result is not.
+    """
+
+    step: Count
+    stage: Literal["start", "step", "end"]
+    blame: str
+    explanation: str
+    components: tuple[ComponentDifference, ...]
+
+
+class Replay(Document):
+    """The verdict of a replay. A what-if (`what_if` true) is no verdict on the record."""
+
+    outcome: Literal["match", "match-within-tolerance", "mismatch", "inconclusive", "not-run"]
+    mode: str
+    what_if: bool = False
+    steps_compared: Count = 0
+    seconds: str = ""
+    reason: str = ""
+    changed_files: tuple[str, ...] = ()
+    difference: Difference | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Verification(Document):
+    """The three verdicts, never merged: bytes, record, replay."""
+
+    name: str
+    bytes: Literal["intact", "broken", "not-checked"]
+    record: Literal["consistent", "incomplete", "inconsistent", "not-checked"]
+    signature: Signature
+    replay: Replay
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...]
+    facts: dict[str, Scalar] = Field(default_factory=dict)
+    exit_code: int

@@ -1,0 +1,113 @@
+"""The statement inside `run.json`: an in-toto Statement v1 whose predicate is our manifest (DESIGN § 2.2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainmem_audit.documents.common import Count, Digest, Document, Name, RelPath, Scalar, Timestamp
+from trainmem_audit.documents.steplog import (
+    Command,
+    Component,
+    Environment,
+    Input,
+    Loader,
+    Producer,
+    SourceFile,
+    Stream,
+)
+
+__all__ = [
+    "BASE",
+    "PAYLOAD_TYPE",
+    "PREDICATE_TYPE",
+    "SCHEMA_VERSION",
+    "STATEMENT_TYPE",
+    "UNLISTED",
+    "Manifest",
+    "Run",
+    "Statement",
+    "StepLog",
+    "Subject",
+    "is_listed",
+]
+
+BASE = "https://w3id.org/trainmem-audit"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = f"{BASE}/training-run/v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+SCHEMA_VERSION = "0.1.0-draft"
+
+UNLISTED = frozenset({"run.json", "signer.pub", "disclosures.json", "run.intoto.jsonl"})
+"""The files of a run directory that the statement does not list, beside those of `is_listed`."""
+
+
+def is_listed(name: str) -> bool:
+    """Tell whether the statement must list the file: all but the envelope, what others add later, and reports."""
+    return name not in UNLISTED and not name.startswith(("report.", "verification."))
+
+
+class Sha256(Document):
+    """The digest set of a subject; ours holds SHA-256 alone."""
+
+    sha256: Digest
+
+
+class Subject(Document):
+    """One file of the run directory."""
+
+    name: RelPath
+    digest: Sha256
+
+
+class Run(Document):
+    """Which run this is and how it ended; a killed run that was recovered has no `finished` and no `exit_code`."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    started: Timestamp
+    finished: Timestamp | None = None
+    outcome: Literal["finished", "raised", "exited", "interrupted", "killed"]
+    exit_code: int | None = None
+
+
+class StepLog(Document):
+    """One step log: how many lines, the last link of the chain, the Merkle root (RFC 9162 § 2.1.1) over the lines."""
+
+    file: RelPath
+    rank: Count
+    count: Count
+    steps: Count
+    chain_head: Digest
+    merkle_root: Digest
+    complete: bool
+
+
+class Manifest(Document):
+    """The predicate. Everything in it that the step log also holds must agree with the log."""
+
+    schema_version: Name
+    checklist_version: Name
+    producer: Producer
+    run: Run
+    command: Command
+    environment: Environment
+    numeric_profile: dict[Literal["import", "firstStep", "end"], dict[Name, Scalar]]
+    rng_contract: dict[Name, Stream]
+    canary: dict[Name, Digest]
+    sources: dict[Name, Component]
+    order: dict[Name, Loader]
+    inputs: tuple[Input, ...]
+    files: tuple[SourceFile, ...]
+    step_logs: Annotated[tuple[StepLog, ...], Field(min_length=1)]
+    declared: dict[Name, str] = Field(default_factory=dict)
+    not_recorded: tuple[str, ...] = ()
+
+
+class Statement(Document):
+    """The in-toto Statement v1, as this version writes it."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: tuple[Subject, ...]
+    predicate_type: Literal["https://w3id.org/trainmem-audit/training-run/v1"]
+    predicate: Manifest

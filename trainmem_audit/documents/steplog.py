@@ -1,0 +1,253 @@
+"""The lines of `steps.jsonl` (`schema/README.md` § step log).
+
+Every line is one JSON object in RFC 8785 form whose first member is `chain`. A log is `begin`, then any number of
+`inventory`, `epoch` and `step` lines, then `end`; a killed run has no `end`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from trainmem_audit.documents.common import (
+    Count,
+    Digest,
+    Document,
+    FloatText,
+    Name,
+    RelPath,
+    Scalar,
+    Timestamp,
+)
+from trainmem_audit.errors import FormatError
+
+__all__ = [
+    "LINE_TYPES",
+    "LOG_FORMAT",
+    "Argument",
+    "Begin",
+    "Command",
+    "Component",
+    "End",
+    "Environment",
+    "Epoch",
+    "Input",
+    "Inventory",
+    "Line",
+    "Loader",
+    "Order",
+    "Producer",
+    "SourceFile",
+    "Step",
+    "Stream",
+    "parse_line",
+]
+
+LOG_FORMAT = "trainmem-audit/step-log/v1"
+
+Base64 = Annotated[str, Field(max_length=2**20, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+Values = dict[Name, Any]
+"""The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
+
+
+class Producer(Document):
+    """The program that wrote the record."""
+
+    name: Name
+    version: Name
+
+
+class Argument(Document):
+    """One command-line argument: exactly one of `text`, `path`, `redacted`, after an optional `prefix` (`--data=`).
+
+    `path` is `{cwd}/…`, or the base name of a path elsewhere: the rest would tell who and where (DESIGN § 2.5).
+    """
+
+    prefix: str = ""
+    text: str | None = None
+    path: RelPath | None = None
+    redacted: Literal[True] | None = None
+
+
+class Command(Document):
+    """What was run. `entry` is a script path (`{cwd}/…`, or `{script}/…` outside of it) or a module name."""
+
+    kind: Literal["script", "module", "library"]
+    entry: Name
+    arguments: tuple[Argument, ...] = ()
+    hash_seed: Annotated[str, Field(pattern=r"^(\d{1,10}|random)$")]
+    interpreter_options: tuple[Name, ...] = ()
+
+
+class Environment(Document):
+    """The software and the machine, without anything that names a person or a host."""
+
+    python: Name
+    implementation: Name
+    system: Name
+    machine: Name
+    cpu: Name
+    cpu_count: Count
+    packages: dict[Name, Name]
+    variables: dict[Name, str]
+
+
+class Stream(Document):
+    """A random stream with its full state: `state` is base64 of the generator's own bytes (see `sources.rng`)."""
+
+    library: Literal["python", "numpy", "torch"]
+    algorithm: Name
+    device: Name
+    state: Base64
+    gauss: FloatText | None = None
+
+
+class Component(Document):
+    """A component of training memory: its labels (STANDARD § 1) and its header.
+
+    `tensors` lists [name, dtype, shape] in the order of the digests; a component of plain values has `values` instead.
+    """
+
+    source: Literal["S1", "S2", "S3", "S4", "S5"]
+    lifetime: Literal["micro", "meso", "macro"]
+    lifetime_steps: FloatText | None = None
+    visibility: Literal["checkpointed", "in-process", "implicit", "unknown"]
+    tensors: tuple[tuple[str, Name, tuple[Count, ...]], ...] | None = None
+    values: Values | None = None
+    bytes: Count
+
+
+class Loader(Document):
+    """The settings of one data loader."""
+
+    kind: Name
+    dataset: Name
+    sampler: Name
+    settings: dict[Name, Scalar]
+
+
+class Input(Document):
+    """A file that the script opened for reading, or that `--input` names."""
+
+    path: RelPath
+    sha256: Digest
+    bytes: Count
+
+
+class SourceFile(Document):
+    """A file of code that ran. `file` is its copy in the run directory (absent under `--no-source`)."""
+
+    path: RelPath
+    role: Literal["entry", "imported"]
+    sha256: Digest
+    file: RelPath | None = None
+
+
+class Begin(Document):
+    """The first line: what is known before the script runs."""
+
+    kind: ClassVar[str] = "begin"
+    chain: Digest
+    t: Literal["begin"]
+    format: Literal["trainmem-audit/step-log/v1"]
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    rank: Count
+    world: Count
+    started: Timestamp
+    producer: Producer
+    command: Command
+    environment: Environment
+    streams: dict[Name, Stream]
+    tensor_budget: Count
+
+
+class Inventory(Document):
+    """Something appeared or changed shape before step `i`; only the members that changed are there."""
+
+    kind: ClassVar[str] = "inventory"
+    chain: Digest
+    t: Literal["inventory"]
+    i: Count
+    components: dict[Name, Component] | None = None
+    state: dict[Name, Digest] | None = None
+    streams: dict[Name, Stream] | None = None
+    profile: dict[Name, Scalar] | None = None
+    rng_canary: dict[Name, Digest] | None = None
+    loaders: dict[Name, Loader] | None = None
+    inputs: tuple[Input, ...] | None = None
+    files: tuple[SourceFile, ...] | None = None
+
+
+class Epoch(Document):
+    """A data loader began an epoch of training: `rng` are the streams as they were when its iterator was made."""
+
+    kind: ClassVar[str] = "epoch"
+    chain: Digest
+    t: Literal["epoch"]
+    i: Count
+    epoch: Count
+    loader: Name
+    rng: dict[Name, Digest]
+
+
+class Order(Document):
+    """The batches consumed by one step: digests of the sample indices (where there are any) and of the content."""
+
+    index: Digest | None = None
+    content: Digest
+    n: Count
+    batches: Count
+
+
+class Step(Document):
+    """One outermost attempt of `optimizer.step()`; the state is taken when it returns."""
+
+    kind: ClassVar[str] = "step"
+    chain: Digest
+    t: Literal["step"]
+    i: Count
+    optimizer: Name | None = None
+    order: Order | None = None
+    inputs: Digest | None = None
+    state: dict[Name, Digest]
+    rng: dict[Name, Digest]
+    scalars: dict[Name, tuple[FloatText, ...]] | None = None
+    values: dict[Name, Values] | None = None
+
+
+class End(Document):
+    """The last line of a run that ended by itself."""
+
+    kind: ClassVar[str] = "end"
+    chain: Digest
+    t: Literal["end"]
+    i: Count
+    finished: Timestamp
+    outcome: Literal["finished", "raised", "exited", "interrupted"]
+    exit_code: Annotated[int, Field(ge=-255, le=255)]
+    state: dict[Name, Digest]
+    rng: dict[Name, Digest]
+    values: dict[Name, Values] | None = None
+    profile: dict[Name, Scalar] | None = None
+    not_recorded: tuple[str, ...] = ()
+
+
+Line = Begin | Inventory | Epoch | Step | End
+LINE_TYPES: dict[str, type[Line]] = {model.kind: model for model in (Begin, Inventory, Epoch, Step, End)}
+
+
+def parse_line(line: bytes, members: dict[str, Any], where: str) -> Line:
+    """Return the model of a line that `canonical.split_line` has parsed to `members`.
+
+    Raises
+    ------
+    FormatError
+        If its type `t` is unknown or a member is wrong.
+    """
+    kind = members.get("t")
+    model = LINE_TYPES.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise FormatError("unknown type of line", where=where, expected=" · ".join(LINE_TYPES), got=repr(kind)[:40])
+    parsed: Line = model.parse(line, where)
+    return parsed

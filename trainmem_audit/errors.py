@@ -1,0 +1,76 @@
+"""The errors that a user can meet. Every message says where, expected, got and the remedy.
+
+Not here: findings. What must not be ignored raises; what must be listed is a `documents.findings.Finding`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConsentError",
+    "FormatError",
+    "KeyFileError",
+    "RecordingError",
+    "ReplayError",
+    "TrainmemAuditError",
+    "UsageError",
+]
+
+
+class TrainmemAuditError(Exception):
+    """Root of every error raised on purpose.
+
+    Parameters
+    ----------
+    message:
+        What went wrong, in one sentence.
+    where, expected, got, remedy:
+        The four things a person needs to mend it; any may be empty when it has no meaning.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: str = "", expected: str = "", got: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.message}" if self.where else self.message
+        lines = [head]
+        lines += [
+            f"  {label}: {text}"
+            for label, text in (("expected", self.expected), ("got", self.got), ("remedy", self.remedy))
+            if text
+        ]
+        return "\n".join(lines)
+
+
+class UsageError(TrainmemAuditError):
+    """The command was called in a way that cannot work."""
+
+
+class FormatError(TrainmemAuditError):
+    """A file is not what its format promises."""
+
+
+class KeyFileError(TrainmemAuditError):
+    """A key cannot be read, unlocked, made or used."""
+
+
+class ConsentError(TrainmemAuditError):
+    """Code of the author's would have to run, and nobody agreed to it."""
+
+
+class RecordingError(TrainmemAuditError):
+    """The recorder failed; training itself is not touched by it."""
+
+    exit_code = 3
+
+
+class ReplayError(TrainmemAuditError):
+    """A replay could not be carried out, so it decides nothing."""
+
+    exit_code = 3

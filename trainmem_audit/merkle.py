@@ -1,0 +1,36 @@
+"""Merkle tree hash of RFC 9162 § 2.1.1 (SHA-256), computed as the leaves arrive, in O(log n) memory."""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["MerkleTree"]
+
+
+class MerkleTree:
+    """The tree over leaves appended one by one.
+
+    A leaf hashes as SHA-256(0x00 ‖ leaf), a node as SHA-256(0x01 ‖ left ‖ right); the empty tree as SHA-256 of nothing.
+    """
+
+    def __init__(self) -> None:
+        self._full: list[tuple[int, bytes]] = []  # (height, hash) of the complete subtrees, tallest first
+        self.size = 0
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf: its raw bytes, not its hash."""
+        height, node = 0, hashlib.sha256(b"\x00" + leaf).digest()
+        while self._full and self._full[-1][0] == height:
+            node = hashlib.sha256(b"\x01" + self._full.pop()[1] + node).digest()
+            height += 1
+        self._full.append((height, node))
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Return the Merkle tree hash of the leaves so far (32 bytes)."""
+        if not self._full:
+            return hashlib.sha256().digest()
+        node = self._full[-1][1]
+        for _, left in reversed(self._full[:-1]):
+            node = hashlib.sha256(b"\x01" + left + node).digest()
+        return node

@@ -1,0 +1,299 @@
+"""What must not be recorded or published: secrets, and what tells who and where (DESIGN § 2.5).
+
+`redact_argv` keeps both out of a record; `find_secrets` and `find_identity` look for them in files that are
+about to leave the machine. Nothing here runs a program or asks the network. Not here: the allow-list of
+environment variables (`recording`), and salted commitments.
+"""
+
+from __future__ import annotations
+
+import getpass
+import ntpath
+import os
+import platform
+import posixpath
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from trainmem_audit.documents.steplog import Argument
+
+__all__ = ["SECRET_FLAG", "find_identity", "find_secrets", "identity", "redact_argv"]
+
+SECRET_FLAG: Final = re.compile(r"token(?!i[sz])|secret|passw|passphrase|api.?key|auth|credential", re.IGNORECASE)
+"""Names of arguments whose values are kept out; `tokenizer` is none."""
+
+_COUNT_NAME: Final = re.compile(r"tokens(?![a-z])", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"[+-]?[0-9][0-9_]{0,8}(?:\.[0-9]{0,6})?(?:e[+-]?[0-9]{1,3})?[kKmMgGbB]?", re.ASCII)
+_ASSIGNED: Final = re.compile(f"(?:{SECRET_FLAG.pattern})" r"[\w.-]{0,40}[\"']?\s{0,8}[=:]\s{0,8}[^\s]", re.IGNORECASE)
+_SHAPES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "private key": (("private key",), r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"),
+    "GitHub token": (
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255})",
+    ),
+    "GitLab token": (
+        ("glpat-", "glptt-", "gldt-", "glrt-"),
+        r"(?<![A-Za-z0-9])gl(?:pat|ptt|dt|rt)-[A-Za-z0-9_-]{20,255}",
+    ),
+    "Hugging Face token": (("hf_", "api_org_"), r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{30,255}"),
+    "OpenAI or Anthropic key": (
+        ("sk-",),
+        r"(?<![A-Za-z0-9])sk-(?=[A-Za-z0-9_-]{0,255}[0-9])[A-Za-z0-9_-]{20,255}",
+    ),
+    "AWS key": (
+        ("akia", "asia", "abia", "acca"),
+        r"(?<![A-Za-z0-9])(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![A-Za-z0-9])",
+    ),
+    "Slack token": (("xox",), r"(?<![A-Za-z0-9])xox[abeoprs]-[A-Za-z0-9-]{10,255}"),
+    "Slack web hook": (("hooks.slack.com",), r"hooks\.slack\.com/services/[A-Za-z0-9/]{20,255}"),
+    "Google key": (
+        ("aiza", "ya29.", "gocspx-"),
+        r"(?<![A-Za-z0-9])(?:AIza[0-9A-Za-z_-]{35}|(?:ya29\.|GOCSPX-)[0-9A-Za-z_-]{20,255})",
+    ),
+    "package registry token": (
+        ("pypi-", "npm_"),
+        r"(?<![A-Za-z0-9])(?:pypi-[A-Za-z0-9_-]{50,255}|npm_[A-Za-z0-9]{36})",
+    ),
+    "Stripe key": (("k_live_",), r"(?<![A-Za-z0-9])[rs]k_live_[0-9A-Za-z]{20,255}"),
+    "JSON web token": (
+        ("eyj",),
+        r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_-]{8,4096}\.eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{0,4096}",
+    ),
+    "credentials in a URL": (
+        ("://",),
+        r"[A-Za-z][A-Za-z0-9+.-]{1,20}://"
+        r"(?:[^\s/@:\"'<>{}]{0,255}:[^\s/@\"'<>{}]{1,255}|[^\s/@:\"'<>{}]{20,255})@",
+    ),
+    "bearer token": (
+        ("bearer",),
+        r"\b[Bb](?i:earer)\s{1,8}(?=[A-Za-z0-9._~+/-]{0,255}[0-9])[A-Za-z0-9._~+/-]{16,255}",
+    ),
+    "assigned secret": (
+        ("token", "secret", "passw", "api", "credential"),
+        r"(?i:(?:token|secret|passw(?:or)?d|api.?key|credential)[a-z_]{0,30}[\"']?\s{0,8}[=:]\s{0,8}[\"'])"
+        r"(?=[^\"']{0,255}[0-9])(?=[^\"']{0,255}[A-Za-z])[A-Za-z0-9+/_.=-]{16,255}[\"']",
+    ),
+}
+"""Kind to (what the text must hold in lower case, the pattern): the first is what makes long logs quick to search.
+
+Every repetition is bounded, so that no text, however made, takes more than linear time.
+"""
+_SECRETS: Final = {kind: (marks, re.compile(shape)) for kind, (marks, shape) in _SHAPES.items()}
+
+GENERIC: Final = frozenset(
+    re.findall(
+        r"\S+",
+        """admin administrator build builder code config data debian default docker docker-desktop ec2-user fedora
+        group guest home host host1 jovyan jupyter kaggle linux local localhost localhost.localdomain login
+        main mambauser model models name node node0 node1 nobody none notebook nvidia python pytorch root
+        runner runneradmin sagemaker-user script server source student system tensorflow test tester torch
+        train trainer
+        training ubuntu unknown user users vagrant vscode work worker workspace""",
+    )
+)
+"""Names of users and hosts that tell nobody apart and would be found everywhere."""
+_FOLDERS: Final = frozenset({"c:", "export", "mnt", "opt", "private", "tmp", "usr", "var"})
+
+_PREFIX: Final = re.compile(r"(?:-[A-Za-z](?=[/~])|(?:--?|\+{1,2}|~)?[A-Za-z_][\w.@:-]*=)(?:file://)?|file://")
+_FLAG: Final = re.compile(r"--?[A-Za-z][\w.-]*")
+_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_EMBEDDED: Final = re.compile(
+    r"(?<![\w./~*})\]-])(?:~[\w.-]*)?/(?!/|dev/)[^\s/,;:\"']+/|(?<![A-Za-z])[A-Za-z]:\\[^\s\\]"
+)
+
+
+def find_secrets(text: str) -> list[tuple[str, int, int]]:
+    """Return (kind, start, end) of everything in `text` that has the shape of a secret: in order, not overlapping."""
+    lower = text.lower()
+    hits = [
+        (match.start(), -match.end(), kind)
+        for kind, (marks, pattern) in _SECRETS.items()
+        if any(mark in lower for mark in marks)
+        for match in pattern.finditer(text)
+    ]
+    found: list[tuple[str, int, int]] = []
+    for start, minus_end, kind in sorted(hits):
+        if not found or start >= found[-1][2]:
+            found.append((kind, start, -minus_end))
+    return found
+
+
+@lru_cache(maxsize=16)
+def _identity_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    parts = [
+        ("(?<![A-Za-z0-9])" if name[0].isalnum() else "")
+        + re.escape(name)
+        + ("(?![A-Za-z0-9])" if name[-1].isalnum() else "")
+        for name in sorted(names, key=len, reverse=True)
+    ]
+    return re.compile("|".join(parts), re.IGNORECASE)
+
+
+def find_identity(text: str, names: Iterable[str]) -> list[tuple[str, int, int]]:
+    """Return (kind, start, end) of every one of `names` (see `identity`) that stands in `text` as a word."""
+    lower = text.lower()
+    present = tuple(name for name in names if name.lower() in lower)
+    if not present:
+        return []
+    matches = _identity_pattern(present).finditer(text)
+    return [("name of this user or machine", match.start(), match.end()) for match in matches]
+
+
+def identity() -> tuple[str, ...]:
+    """Return what tells who and where: home folder, user, host, git name and address; nothing short or generic."""
+    environ = os.environ
+    names = {*_users(environ), *_hosts(environ), *_git_people(environ, Path.cwd())}
+    kept = {name for name in names if len(name) >= 4 and name.lower() not in GENERIC}
+    for folder in _homes(environ):
+        parts = {part.lower() for part in re.split(r"[\\/]", folder) if part}
+        if len(folder) >= 4 and not parts <= GENERIC | _FOLDERS:
+            kept.add(folder.rstrip("\\/"))
+    return tuple(sorted(kept))
+
+
+def _homes(environ: Mapping[str, str]) -> Iterator[str]:
+    yield from filter(None, (environ.get("HOME"), environ.get("USERPROFILE")))
+    with suppress(RuntimeError, OSError):
+        home = Path.home()
+        yield str(home)
+        yield str(home.resolve())
+    if sys.platform != "win32":
+        import pwd
+
+        with suppress(KeyError):
+            yield pwd.getpwuid(os.getuid()).pw_dir
+
+
+def _users(environ: Mapping[str, str]) -> Iterator[str]:
+    variables = ("USER", "LOGNAME", "USERNAME", "LNAME", "SUDO_USER")
+    yield from filter(None, (environ.get(name) for name in variables))
+    with suppress(KeyError, OSError, ImportError):
+        yield getpass.getuser()
+    if sys.platform != "win32":
+        import pwd
+
+        with suppress(KeyError):
+            entry = pwd.getpwuid(os.getuid())
+            yield from (entry.pw_name, entry.pw_gecos.split(",")[0])
+
+
+def _hosts(environ: Mapping[str, str]) -> Iterator[str]:
+    variables = ("HOSTNAME", "COMPUTERNAME", "HOST", "SLURMD_NODENAME")
+    for host in (platform.node(), *(environ.get(name, "") for name in variables)):
+        if host:
+            yield from (host, host.split(".")[0])
+
+
+def _git_people(environ: Mapping[str, str], directory: Path) -> Iterator[str]:
+    """Read `user.name` and `user.email` where git keeps them; git is not run: its settings can name programs."""
+    for role in ("AUTHOR", "COMMITTER"):
+        yield from filter(None, (environ.get(f"GIT_{role}_{what}") for what in ("NAME", "EMAIL")))
+    yield from filter(None, [environ.get("EMAIL")])
+    home = environ.get("HOME") or environ.get("USERPROFILE") or ""
+    config = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")  # noqa: PTH118
+    files = [Path(config) / "git" / "config", Path(home) / ".gitconfig"]
+    files += [Path(named)] if (named := environ.get("GIT_CONFIG_GLOBAL")) else []
+    files += [folder / ".git" / "config" for folder in (directory, *directory.parents)]
+    for file in files:
+        with suppress(OSError):
+            if file.is_file():
+                yield from _git_user(file.read_text("utf-8", "replace")[: 2**20])
+
+
+def _git_user(text: str) -> Iterator[str]:
+    section = ""
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            section = line.split("]")[0].strip("[ ").lower()
+            line = line.partition("]")[2].strip()
+        key, _, value = line.partition("=")
+        if section in ("user", "author", "committer") and key.strip().lower() in ("name", "email"):
+            yield re.split(r"\s[#;]", value)[0].strip().strip('"')
+
+
+def redact_argv(argv: list[str], cwd: Path, names: Iterable[str] | None = None) -> tuple[Argument, ...]:
+    """Return the arguments as they may be recorded (DESIGN § 2.5).
+
+    1. Values after a secret-like name (`--token X`, `--token=X`, `token=X`), known token shapes, and text
+    that is no Unicode become `redacted`, without a digest. 2. Paths inside `cwd` become `{cwd}/…` when they
+    are absolute; paths elsewhere keep their base name only. 3. What still holds another absolute path or one
+    of `names` (default: `identity()`) becomes `redacted`. 4. Everything else stays as it is.
+    """
+    known = identity() if names is None else tuple(names)
+    arguments: list[Argument] = []
+    flag = ""
+    for text in argv:
+        takes_value = bool(flag) and not (text.startswith("--") and _FLAG.fullmatch(text))
+        if takes_value and _is_secret_value(flag, text):
+            arguments.append(Argument(redacted=True))
+        else:
+            arguments.append(_redact(text, cwd, known))
+        flag = text if _FLAG.fullmatch(text) and SECRET_FLAG.search(text) else ""
+    return tuple(arguments)
+
+
+def _is_secret_value(name: str, value: str) -> bool:
+    """Return whether the value of `name` is kept out; `--max-tokens 512` is a count."""
+    counted = _COUNT_NAME.search(name) and _NUMBER.fullmatch(value)
+    return bool(SECRET_FLAG.search(name)) and not counted
+
+
+def _redact(text: str, cwd: Path, names: tuple[str, ...]) -> Argument:
+    match = _PREFIX.match(text)
+    prefix = match[0] if match else ""
+    value = text[len(prefix) :]
+    if not _is_unicode(text) or find_secrets(prefix) or find_identity(prefix, names):
+        return Argument(redacted=True)
+    if prefix.endswith("=") and value and _is_secret_value(prefix, value):  # (1)
+        return Argument(prefix=prefix, redacted=True)
+    if find_secrets(text) or _assigns_secret(value):
+        return Argument(prefix=prefix, redacted=True)
+    path = _public_path(value, cwd)  # (2)
+    if path is not None:
+        hidden = not 1 <= len(path) <= 1024 or bool(find_identity(path, names))
+        return Argument(prefix=prefix, redacted=True) if hidden else Argument(prefix=prefix, path=path)
+    if _tells(text, names):  # (3)
+        return Argument(prefix=prefix, redacted=True)
+    return Argument(text=text)  # (4)
+
+
+def _tells(text: str, names: tuple[str, ...]) -> bool:
+    return bool(find_identity(text, names)) or bool(_EMBEDDED.search(text))
+
+
+def _assigns_secret(value: str) -> bool:
+    return any(not _COUNT_NAME.search(match[0]) for match in _ASSIGNED.finditer(value))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _public_path(value: str, cwd: Path) -> str | None:
+    """Return what may be said of a path: `{cwd}/…` or its base name; None if `value` tells no more."""
+    if _WINDOWS.match(value) and os.sep == "/":
+        return ntpath.basename(value.rstrip("\\/"))
+    absolute = os.path.isabs(value) or value.startswith("~")  # noqa: PTH117
+    climbs = ".." in re.split(r"[\\/]" if os.sep == "\\" else "/", value)
+    if not (absolute or climbs) or value in ("/", "~") or value.startswith("/dev/"):
+        return None
+    for base in dict.fromkeys((str(cwd), str(cwd.resolve()))):
+        if base == os.sep:
+            continue  # everything lies in it, so it hides nothing
+        whole = os.path.normpath(os.path.join(base, value))  # noqa: PTH118
+        if whole == base:
+            return "{cwd}"
+        if whole.startswith(base.rstrip(os.sep) + os.sep) and not value.startswith("~"):
+            return "{cwd}/" + Path(whole).relative_to(base).as_posix()
+    base_name = posixpath.basename(os.path.normpath(value).replace(os.sep, "/"))
+    return None if base_name == ".." else base_name

@@ -1,0 +1,17 @@
+"""Recording: three doors (launcher, library, callbacks) over one recorder.
+
+`recorder` (the library door) · `launcher` (runs an unmodified script) · `session` (turns events into step-log lines) ·
+`hooks` (where torch tells us) · `writer` (the background thread that owns the files) · `facts` (environment, profile,
+canary) · `opened` (files the script reads) · `codefiles` (code that ran) · `importing` (acts right after an import).
+"""
+
+__all__ = ["Recorder"]
+
+
+def __getattr__(name: str) -> object:
+    """Give `Recorder` on demand: the launcher must not import torch before the script does."""
+    if name == "Recorder":
+        from trainmem_audit.recording.recorder import Recorder
+
+        return Recorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,216 @@
+"""Where torch tells the session what happens: global optimizer and module hooks, and wrapped methods of DataLoader,
+its iterators, the schedulers and `Tensor.backward`.
+
+Every hook calls the real thing with the real arguments and gives back what it gave. An error in ours is caught, said
+once, and ends the recording; it never reaches the script.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+
+from trainmem_audit.recording.session import Session
+
+__all__ = ["install"]
+
+_Failure = Callable[[Exception], None]
+
+
+class _Threads(threading.local):
+    """Per thread: the frames of the optimizer steps under way, and the depth of module forwards."""
+
+    def __init__(self) -> None:
+        self.step: Any = None
+        self.depth = 0
+
+
+def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
+    """Install all hooks for `session` and return what removes them."""
+    hooks = _Hooks(session, on_failure)
+    removers = [hooks.optimizers(), hooks.modules(), *hooks.loaders(), *hooks.schedulers(), hooks.backward()]
+    os.register_at_fork(after_in_child=hooks.stop)
+
+    def uninstall() -> None:
+        hooks.stop()
+        for remove in reversed(removers):
+            remove()
+
+    return uninstall
+
+
+class _Hooks:
+    def __init__(self, session: Session, on_failure: _Failure) -> None:
+        self._session = session
+        self._on_failure = on_failure
+        self._threads = _Threads()
+
+    def stop(self) -> None:
+        """Record nothing more in this process (also right after a fork, in the child)."""
+        self._session.active = False
+
+    def _tell(self, event: Callable[..., Any], *args: Any) -> Any:
+        if not self._session.active:
+            return None
+        try:
+            return event(*args)
+        except Exception as error:  # the script must not notice
+            self.stop()
+            self._on_failure(error)
+            return None
+
+    # Steps: the outermost `Optimizer.step`, per thread -------------------------------------------------------------
+
+    def optimizers(self) -> Callable[[], None]:
+        threads = self._threads
+
+        def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            frame = sys._getframe(1)
+            if threads.step is not None and _runs_under(frame, threads.step):
+                return  # nested: an outer step is still on the stack
+            threads.step = id(frame)  # a step whose closure raised left a stale mark; it is simply replaced
+            self._tell(self._session.before_step, optimizer)
+
+        def after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            if threads.step == id(sys._getframe(1)):
+                threads.step = None
+                self._tell(self._session.after_step, optimizer)
+
+        handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+        return lambda: _remove(handles)
+
+    # Forwards: the outermost, per thread ---------------------------------------------------------------------------
+
+    def modules(self) -> Callable[[], None]:
+        threads = self._threads
+
+        def before(module: torch.nn.Module, args: Any) -> None:
+            if not torch.compiler.is_compiling():
+                threads.depth += 1
+
+        def after(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if not torch.compiler.is_compiling():
+                threads.depth = max(0, threads.depth - 1)
+                if threads.depth == 0:
+                    self._tell(self._session.on_forward, module, args, kwargs)
+
+        handles = [
+            torch.nn.modules.module.register_module_forward_pre_hook(before),
+            torch.nn.modules.module.register_module_forward_hook(after, with_kwargs=True, always_call=True),
+        ]
+        return lambda: _remove(handles)
+
+    # Batches: when handed out, by task -----------------------------------------------------------------------------
+
+    def loaders(self) -> list[Callable[[], None]]:
+        session = self._session
+
+        def make_iterator(real: Any, loader: Any) -> Any:
+            epoch = self._tell(session.on_iterator, loader)
+            iterator = real(loader)
+            iterator._trainmem_epoch = epoch
+            return iterator
+
+        def next_index(real: Any, iterator: Any) -> Any:
+            iterator._trainmem_index = index = real(iterator)
+            return index
+
+        def put_index(real: Any, iterator: Any) -> None:
+            task = iterator._send_idx
+            real(iterator)
+            if iterator._send_idx != task:
+                vars(iterator).setdefault("_trainmem_sent", {})[task] = iterator._trainmem_index
+
+        def get_data(real: Any, iterator: Any) -> Any:
+            task, data = real(iterator)
+            vars(iterator).setdefault("_trainmem_tasks", {})[id(data)] = task
+            return task, data
+
+        def process_data(real: Any, iterator: Any, data: Any, worker: int) -> Any:
+            task = vars(iterator).get("_trainmem_tasks", {}).pop(id(data), None)
+            result = real(iterator, data, worker)
+            iterator._trainmem_handed = vars(iterator).get("_trainmem_sent", {}).pop(task, None)
+            return result
+
+        def next_batch(real: Any, iterator: Any) -> Any:
+            batch = real(iterator)
+            several = isinstance(iterator, _MultiProcessingDataLoaderIter)
+            index = vars(iterator).get("_trainmem_handed" if several else "_trainmem_index")
+            self._tell(session.on_batch, vars(iterator).get("_trainmem_epoch"), index, batch)
+            return batch
+
+        return [
+            _wrap(DataLoader, "__iter__", make_iterator),
+            _wrap(_BaseDataLoaderIter, "_next_index", next_index),
+            _wrap(_BaseDataLoaderIter, "__next__", next_batch),
+            _wrap(_MultiProcessingDataLoaderIter, "_try_put_index", put_index),
+            _wrap(_MultiProcessingDataLoaderIter, "_get_data", get_data),
+            _wrap(_MultiProcessingDataLoaderIter, "_process_data", process_data),
+        ]
+
+    # Schedulers and losses -----------------------------------------------------------------------------------------
+
+    def schedulers(self) -> list[Callable[[], None]]:
+        def made(real: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+            real(scheduler, *args, **kwargs)
+            self._tell(self._session.on_scheduler, scheduler)
+
+        classes = [
+            item
+            for item in vars(lr_scheduler).values()
+            if isinstance(item, type)
+            and issubclass(item, lr_scheduler.LRScheduler)
+            and "__init__" in vars(item)
+            and (item is lr_scheduler.LRScheduler or "super().__init__" not in _source_names(item))
+        ]
+        return [_wrap(item, "__init__", made) for item in dict.fromkeys(classes)]
+
+    def backward(self) -> Callable[[], None]:
+        def run(real: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+            self._tell(self._session.on_backward, loss)
+            real(loss, *args, **kwargs)
+
+        return _wrap(torch.Tensor, "backward", run)
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _source_names(item: type) -> str:
+    """Say whether a scheduler's own `__init__` reaches the base class's: `super().__init__` if it names `super`."""
+    code = vars(item)["__init__"].__code__
+    return "super().__init__" if "super" in code.co_names and "__class__" in code.co_freevars else ""
+
+
+def _runs_under(frame: Any, outer: int) -> bool:
+    """Tell whether the frame with id `outer` is among the callers of `frame`."""
+    caller = frame.f_back
+    while caller is not None:
+        if id(caller) == outer and caller.f_code is frame.f_code:
+            return True
+        caller = caller.f_back
+    return False
+
+
+def _wrap(owner: type, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
+    """Replace a method by `replacement(real, self, ...)` and return what puts the real one back."""
+    real = vars(owner)[name]
+
+    @functools.wraps(real)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return replacement(real, *args, **kwargs)
+
+    setattr(owner, name, wrapped)
+    return lambda: setattr(owner, name, real)

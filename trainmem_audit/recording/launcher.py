@@ -1,0 +1,199 @@
+"""The launcher's inner half: runs an unmodified script as Python would have, with a recording around it.
+
+`record` (and a replay) replaces itself by a fresh interpreter that runs `main` here (decision 0003): the process keeps
+its id, so signals, terminal and exit code are the script's. Neither torch nor NumPy is imported before the script does.
+`__main__` is built by hand, so that pickle, inspect, spawned workers and tracebacks behave as bare.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import CodeType, ModuleType, TracebackType
+from typing import Any
+
+from trainmem_audit.documents.steplog import Stream
+from trainmem_audit.errors import TrainmemAuditError, UsageError
+from trainmem_audit.keys import Signer
+from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Imposed, Options, Recording
+
+__all__ = ["interpreter_command", "main"]
+
+_BOOT = "from trainmem_audit.recording.launcher import main; main()"
+
+
+def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str]:
+    """Return the command of the interpreter that runs `main` with this order.
+
+    Parameters
+    ----------
+    order:
+        `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
+        optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
+        `inputs`, `imposed` ({streams, threads}), `quiet`.
+    arguments:
+        The script's own arguments.
+    """
+    return [sys.executable, "-P", "-c", _BOOT, json.dumps(order), *arguments]
+
+
+def main() -> None:
+    """Run the order in `sys.argv[1]`; ends the process as the script would have."""
+    order = json.loads(sys.argv[1])
+    arguments = sys.argv[2:]
+    signer = _signer(order.get("seedFd"))
+    quiet = bool(order.get("quiet"))
+    say = _silence if quiet else _say
+    try:
+        code, module = _load(order)
+        recording = Recording(_options(order, module))
+        recording.start()
+    except TrainmemAuditError as error:
+        _say(str(error))
+        raise SystemExit(error.exit_code) from None
+    sys.modules["__main__"] = module
+    sys.argv = [order["argv0"], *arguments]
+    if sys.path and order["kind"] == "script":
+        sys.path.insert(0, str(Path(order["entry"]).resolve().parent))
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+    outcome, exit_code, raised = _run(code, module)
+    failed = _finish(recording, outcome, exit_code, signer, order, say)
+    if raised is not None:
+        raise raised
+    if failed:
+        raise SystemExit(3)
+
+
+def _run(code: CodeType, module: ModuleType) -> tuple[str, int, BaseException | None]:
+    """Run the script; return outcome, exit code and what must still be raised."""
+    try:
+        exec(code, module.__dict__)
+    except SystemExit as error:
+        return "exited", _exit_code(error.code), error
+    except BaseException as error:
+        error.__traceback__ = _own_frames_off(error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.excepthook = lambda *_: None  # it has been shown; Python still has to end by it
+        return ("interrupted", 130, error) if isinstance(error, KeyboardInterrupt) else ("raised", 1, error)
+    return "finished", 0, None
+
+
+def _finish(
+    recording: Recording, outcome: str, exit_code: int, signer: Signer | None, order: dict[str, Any], say: Any
+) -> bool:
+    """Close the record; return whether a run that ended well has no good record."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue
+    try:
+        statement = recording.finish(outcome, exit_code, signer)
+    except TrainmemAuditError as error:
+        _say(str(error))
+        return exit_code == 0
+    except Exception as error:  # a full disk, say: the script's end must not change
+        _say(f"the record could not be closed: {type(error).__name__}: {error}")
+        return exit_code == 0
+    if statement is not None and signer is not None:
+        log = statement.predicate.step_logs[0]
+        say(f"recorded {log.steps} steps in {order['shownDir']}, signed by {signer.public.keyid}")
+    return False
+
+
+def _load(order: dict[str, Any]) -> tuple[CodeType, ModuleType]:
+    """Return the script's code and the `__main__` module to run it in."""
+    module = ModuleType("__main__")
+    if order["kind"] == "module":
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            spec = _module_spec(order["entry"])
+        finally:
+            sys.path.pop(0)
+        path, loader = Path(spec.origin or ""), spec.loader
+        order["argv0"] = str(path)
+        module.__spec__ = spec
+        module.__package__ = spec.parent
+        module.__loader__ = loader
+    else:
+        path = Path(order["entry"]).absolute()
+        module.__loader__ = importlib.machinery.SourceFileLoader("__main__", str(path))
+        module.__spec__ = None
+        module.__package__ = None
+    module.__file__ = str(path)
+    module.__dict__["__builtins__"] = builtins
+    module.__dict__["__cached__"] = None
+    try:
+        return compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module
+    except OSError as error:
+        raise UsageError("the script cannot be read", where=str(order["entry"]), got=error.strerror or "") from None
+    except (SyntaxError, ValueError) as error:
+        raise UsageError("the script does not compile", where=str(order["entry"]), got=str(error)) from None
+
+
+def _module_spec(name: str) -> importlib.machinery.ModuleSpec:
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except (ImportError, ValueError) as error:
+        raise UsageError("no such module", where=name, got=str(error)) from None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise UsageError("no module with Python source", where=name, remedy="run in the directory that holds it")
+    return spec
+
+
+def _options(order: dict[str, Any], module: ModuleType) -> Options:
+    imposed = order.get("imposed")
+    return Options(
+        run_dir=Path(order["runDir"]),
+        cwd=Path(order["cwd"]),
+        command=order["command"],
+        nonce=order["nonce"],
+        entry=Path(str(module.__file__)).absolute(),
+        copy_source=order.get("copySource", True),
+        tensor_budget=order.get("tensorBudget", DEFAULT_TENSOR_BUDGET),
+        variables=tuple(order.get("variables", ())),
+        inputs=tuple(Path(path) for path in order.get("inputs", ())),
+        imposed=None
+        if imposed is None
+        else Imposed(
+            {name: Stream.model_validate(members) for name, members in imposed["streams"].items()},
+            imposed.get("threads"),
+        ),
+        say=_say,
+    )
+
+
+def _signer(descriptor: int | None) -> Signer | None:
+    """Read the signing key's seed from the pipe that `record` left, and close it before the script runs."""
+    if descriptor is None:
+        return None
+    with os.fdopen(descriptor, "rb") as pipe:
+        return Signer.from_seed(pipe.read(32))
+
+
+def _exit_code(code: object) -> int:
+    if code is None:
+        return 0
+    return code & 0xFF if isinstance(code, int) else 1
+
+
+def _own_frames_off(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def _say(text: str) -> None:
+    print(f"trainmem-audit: {text}", file=sys.stderr, flush=True)
+
+
+def _silence(text: str) -> None:
+    pass

@@ -1,0 +1,112 @@
+"""The library door: `with Recorder("run") as recorder:` around a training loop of one's own, in a notebook too.
+
+The random streams are recorded as they are, and never set. A run recorded this way is replayed by running the program
+again under the launcher, so `verify --replay` answers `not-run` for it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import trainmem_audit.recording.session  # noqa: F401  (torch is wanted here: import it before recording begins)
+from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.errors import UsageError
+from trainmem_audit.keys import Signer, load_or_make_project_key
+from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Records every optimizer step between `__enter__` and `__exit__`.
+
+    Parameters
+    ----------
+    run_dir:
+        Where the record is written; must not exist, or be empty.
+    signer:
+        The key that signs; the project's own key, made when there is none, if left out.
+    tensor_budget:
+        Bytes of tensor digests that are kept (the rest is thinned).
+    inputs:
+        Files that the training reads, for readers that Python does not see.
+
+    Examples
+    --------
+    >>> with Recorder("run") as recorder:  # doctest: +SKIP
+    ...     train(model, optimizer, loader)
+    >>> recorder.statement.predicate.run.outcome  # doctest: +SKIP
+    'finished'
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path = "run",
+        *,
+        signer: Signer | None = None,
+        tensor_budget: int = DEFAULT_TENSOR_BUDGET,
+        inputs: tuple[str | Path, ...] = (),
+    ) -> None:
+        self.run_dir = Path(run_dir).absolute()
+        self.statement: Statement | None = None
+        self._signer = signer
+        self._tensor_budget = tensor_budget
+        self._inputs = tuple(Path(path) for path in inputs)
+        self._recording: Recording | None = None
+
+    @property
+    def steps(self) -> int:
+        """The number of steps recorded so far."""
+        session = self._recording.session if self._recording is not None else None
+        return session.steps if session is not None else 0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent by part: on the training thread (`state`, `rng`, `batch`, `inputs`, `line`) and in `writer`."""
+        if self._recording is None or self._recording.session is None:
+            return {}
+        return {**self._recording.session.seconds, "writer": self._recording.writer_seconds}
+
+    def __enter__(self) -> Self:
+        if self.run_dir.exists() and any(self.run_dir.iterdir()):
+            raise UsageError("the run directory is not empty", where=str(self.run_dir), remedy="choose another one")
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._recording = Recording(self._options())
+        self._recording.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._recording is not None
+        outcome = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "raised"
+        signer = self._signer or load_or_make_project_key(Path.cwd(), None)[0]
+        try:
+            self.statement = self._recording.finish(outcome, int(kind is not None), signer)
+        except Exception:
+            if kind is None:
+                raise
+            # the script's own error matters more
+
+    def _options(self) -> Options:
+        main = getattr(sys.modules.get("__main__"), "__file__", None)
+        entry = Path(main).absolute() if main else None
+        command: dict[str, Any] = {
+            "kind": "library",
+            "entry": entry.name if entry is not None else "interactive",
+            "hashSeed": "random",
+        }
+        return Options(
+            run_dir=self.run_dir,
+            cwd=Path.cwd(),
+            command=command,
+            nonce=secrets.token_hex(16),
+            entry=entry,
+            tensor_budget=self._tensor_budget,
+            inputs=self._inputs,
+            draw_starts=False,
+        )

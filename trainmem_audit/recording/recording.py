@@ -1,0 +1,278 @@
+"""The life of one recording: what happens before the script, right after its imports, at its end, and when we fail.
+
+Both doors (`launcher`, `recorder`) drive this one class. Nothing that fails here reaches the script.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from trainmem_audit import __version__
+from trainmem_audit.assemble import recover, sign_run
+from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
+from trainmem_audit.errors import RecordingError, TrainmemAuditError
+from trainmem_audit.keys import Signer
+from trainmem_audit.recording.codefiles import CodeFiles
+from trainmem_audit.recording.facts import environment, numeric_profile, rng_canary
+from trainmem_audit.recording.importing import after_import
+from trainmem_audit.recording.opened import OpenedFiles
+from trainmem_audit.recording.writer import LogWriter
+from trainmem_audit.sources.twisters import numpy_stream, python_stream, restore_twister
+
+if TYPE_CHECKING:
+    from trainmem_audit.recording.session import Session
+
+__all__ = ["DEFAULT_TENSOR_BUDGET", "Imposed", "Options", "Recording"]
+
+DEFAULT_TENSOR_BUDGET = 64 * 2**20
+_SEED_CONTEXT = "trainmem-audit 2026-11 start of a random stream v1"
+
+
+@dataclass(frozen=True)
+class Imposed:
+    """What a replay imposes: the recorded start states, and the threads torch had right after its import."""
+
+    streams: dict[str, Stream]
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to record.
+
+    Parameters
+    ----------
+    command:
+        The members of `documents.steplog.Command`.
+    nonce:
+        32 hex digits, drawn by the caller: the run's id, and what unseeded generators start from.
+    entry:
+        The script's path, when there is one.
+    draw_starts:
+        Whether to set the start states of the random streams (the launcher does; a library must not).
+    imposed:
+        What to set instead, at replay.
+    """
+
+    run_dir: Path
+    cwd: Path
+    command: dict[str, Any]
+    nonce: str
+    entry: Path | None = None
+    copy_source: bool = True
+    tensor_budget: int = DEFAULT_TENSOR_BUDGET
+    variables: tuple[str, ...] = ()
+    inputs: tuple[Path, ...] = ()
+    draw_starts: bool = True
+    imposed: Imposed | None = None
+    say: Callable[[str], None] = lambda text: print(f"trainmem-audit: {text}", file=sys.stderr)
+
+
+class Recording:
+    """One recording in this process; `start`, run the script, `finish`."""
+
+    def __init__(self, options: Options) -> None:
+        self.session: Session | None = None
+        self._options = options
+        self._failure: Exception | None = None
+        self._uninstall: Callable[[], None] = lambda: None
+        entry_directory = (options.entry or options.cwd).parent if options.entry else options.cwd
+        self._writer = LogWriter(options.run_dir, options.tensor_budget, self._fail)
+        self._code = CodeFiles(options.run_dir, options.cwd, entry_directory, options.copy_source)
+        self._opened = OpenedFiles(options.cwd, entry_directory, options.run_dir)
+        self._known_streams: set[str] = set()
+
+    @property
+    def writer_seconds(self) -> float:
+        """Seconds that the writer's thread has worked."""
+        return self._writer.seconds
+
+    def start(self) -> None:
+        """Write the `begin` line and wait for torch and NumPy to be imported."""
+        options = self._options
+        self._start_python()
+        self._known_streams.add("python")
+        self._writer.start(
+            {
+                "t": "begin",
+                "format": LOG_FORMAT,
+                "nonce": options.nonce,
+                "rank": 0,
+                "world": 1,
+                "started": _now(),
+                "producer": {"name": "trainmem-audit", "version": __version__},
+                "command": options.command,
+                "environment": environment(options.variables),
+                "streams": {"python": python_stream().to_json()},
+                "tensorBudget": options.tensor_budget,
+            }
+        )
+        for path in options.inputs:
+            self._opened.add(path)
+        if options.entry is not None:
+            self._log_files(self._code.entry(options.entry))
+        after_import("torch", self._guard(self._torch_imported))
+        after_import("numpy.random", self._guard(self._numpy_imported))
+
+    def finish(self, outcome: str, exit_code: int, signer: Signer | None) -> Statement | None:
+        """Close the log, and sign the run (`None` leaves it unsigned, as a replay does).
+
+        Raises
+        ------
+        RecordingError
+            If nothing was recorded, or the recording had failed; what there is has then been signed as incomplete.
+        """
+        self._opened.active = False
+        members = self._guard(self._last)() or {}
+        self._uninstall()
+        if self._failure is None:
+            end = {"t": "end", "i": 0, "finished": _now(), "outcome": outcome, "exitCode": exit_code, "rng": {}}
+            lost = {"notRecorded": sorted(self._not_recorded(bool(members.get("state"))))}
+            self._writer.put({**end, "state": {}, **lost, **members})
+        try:
+            summary = self._writer.close()
+        except RecordingError:
+            return self._finish_failed(signer)
+        if summary.steps == 0:
+            raise RecordingError(
+                "no optimizer step was recorded",
+                expected="at least one call of `optimizer.step()` of a torch optimizer in this process",
+                remedy="trainers started in other processes are not followed; see `trainmem-audit record --help`",
+            )
+        if self._failure is not None:
+            return self._finish_failed(signer)
+        return sign_run(self._options.run_dir, summary, signer) if signer is not None else None
+
+    def _finish_failed(self, signer: Signer | None) -> Statement | None:
+        if signer is not None:
+            recover(self._options.run_dir, signer)
+        raise RecordingError(
+            f"the recording broke off ({type(self._failure).__name__}: {self._failure}); "
+            "what was written before is kept, signed as incomplete",
+            where=str(self._options.run_dir),
+        )
+
+    # Imports -------------------------------------------------------------------------------------------------------
+
+    def _torch_imported(self) -> None:
+        import torch
+
+        from trainmem_audit.recording.hooks import install
+        from trainmem_audit.recording.session import Session
+        from trainmem_audit.sources.streams import restore_torch, torch_stream
+
+        imposed = self._options.imposed
+        if imposed is not None:
+            if imposed.threads is not None:
+                torch.set_num_threads(imposed.threads)
+            if "torch.cpu" in imposed.streams:
+                restore_torch(imposed.streams["torch.cpu"], torch.default_generator)
+        elif self._options.draw_starts:
+            torch.default_generator.manual_seed(self._seed("torch.cpu"))
+        self._known_streams.add("torch.cpu")
+        start = torch_stream(torch.default_generator).to_json()
+        profile = {"profile": numeric_profile(), "rngCanary": rng_canary(), "streams": {"torch.cpu": start}}
+        self._writer.put({"t": "inventory", **profile})
+        self.session = Session(self._writer, self._known_streams, self._first_step)
+        self._uninstall = install(self.session, self._fail)
+
+    def _numpy_imported(self) -> None:
+        imposed = self._options.imposed
+        numpy_random = sys.modules["numpy.random"]
+        if imposed is not None and "numpy" in imposed.streams:
+            restore_twister(imposed.streams["numpy"])
+        elif self._options.draw_starts:
+            numpy_random.seed(self._seed("numpy") % 2**32)
+        if self._options.draw_starts:
+            # what an unseeded default_rng() asks the operating system for
+            sys.modules["numpy.random.bit_generator"].randbits = random.Random(self._seed("numpy.entropy")).getrandbits  # type: ignore[attr-defined]
+        self._known_streams.add("numpy")
+        self._writer.put({"t": "inventory", "streams": {"numpy": numpy_stream().to_json()}})
+
+    def _start_python(self) -> None:
+        imposed = self._options.imposed
+        if imposed is not None and "python" in imposed.streams:
+            restore_twister(imposed.streams["python"])
+        elif self._options.draw_starts:
+            random.seed(self._seed("python"))
+
+    def _seed(self, stream: str) -> int:
+        """Return the 63-bit seed that a stream starts from, derived from the nonce."""
+        digest = blake3(f"{self._options.nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
+    # Files ---------------------------------------------------------------------------------------------------------
+
+    def _first_step(self) -> None:
+        self._log_files(self._code.imported())
+        threading.Thread(target=self._guard(self._log_inputs), name="trainmem-audit-inputs", daemon=True).start()
+
+    def _last(self) -> dict[str, Any] | None:
+        members = self.session.end() if self.session is not None and self.session.active else None
+        self._log_files(self._code.imported())
+        self._log_inputs()
+        return members
+
+    _inputs_lock = threading.Lock()
+    _lost_inputs: tuple[str, ...] = ()
+
+    def _log_inputs(self) -> None:
+        with self._inputs_lock:
+            found, lost = self._opened.take()
+            self._lost_inputs += tuple(lost)
+            if found:
+                self._writer.put({"t": "inventory", "inputs": [item.to_json() for item in found]})
+
+    def _log_files(self, files: list[Any]) -> None:
+        if files:
+            self._writer.put({"t": "inventory", "files": [file.to_json() for file in files]})
+
+    def _not_recorded(self, state_known: bool) -> set[str]:
+        missing = {*self._lost_inputs}
+        if self.session is not None:
+            missing |= self.session.not_recorded
+            if not state_known:
+                missing.add("the state after the last step: the script's objects were gone when it ended")
+        if self._opened.too_many:
+            missing.add("inputs beyond the first 10000 files that the script opened")
+        if not self._options.copy_source:
+            missing.add("copies of the code (--no-source): digests only")
+        return missing
+
+    # Failure -------------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception) -> None:
+        """Say once, loudly, that recording has ended; training goes on."""
+        if self._failure is None:
+            self._failure = error
+            self._uninstall_soon()
+            detail = error.message if isinstance(error, TrainmemAuditError) else f"{type(error).__name__}: {error}"
+            self._options.say(f"RECORDING BROKE OFF, training goes on without it: {detail}")
+
+    def _uninstall_soon(self) -> None:
+        if self.session is not None:
+            self.session.active = False
+
+    def _guard(self, action: Callable[[], Any]) -> Callable[[], Any]:
+        def guarded() -> Any:
+            try:
+                return action()
+            except Exception as error:  # the script must not notice
+                self._fail(error)
+                return None
+
+        return guarded
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,447 @@
+"""Turns what happens in a training process into step-log lines.
+
+`hooks` calls the `on_…` methods; each reads state, never writes it, draws no random number, and keeps no object of the
+script's alive. Digests are taken here, on the training thread; lines are built and written by `writer`.
+
+How batches find their step: a batch counts as training if the first outermost forward after it, of a module that owns
+optimizer parameters, ran in training mode with gradients enabled, or if no such forward was seen. All training batches
+since the last step belong to the next one, so gradient accumulation needs nothing special, and an evaluation between
+or inside epochs leaves no trace in the order.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from blake3 import blake3
+
+from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
+from trainmem_audit.digests import dtype_name, tensor_digest
+from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.recording.facts import numeric_profile
+from trainmem_audit.recording.writer import LogWriter
+from trainmem_audit.sources.base import ComponentState, Source, plain_value
+from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
+from trainmem_audit.sources.modules import ModuleSource, find_roots
+from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
+from trainmem_audit.sources.schedulers import SchedulerSource
+from trainmem_audit.sources.streams import StreamSet
+
+__all__ = ["Session"]
+
+_FORWARDS_KEPT = 8
+_PARTS = ("state", "rng", "batch", "inputs", "line")
+
+
+@dataclass(eq=False)
+class EpochStart:
+    """An iterator that a loader has just made, and the random streams at that moment."""
+
+    loader: weakref.ref[Any]
+    description: dict[str, Any]
+    rng: dict[str, str]
+    logged: bool = False
+
+
+@dataclass
+class _Batch:
+    """A batch that was handed out and has no step yet."""
+
+    epoch: EpochStart | None
+    indices: bytes | None
+    content: bytes
+    size: int
+    forwards: list[tuple[weakref.ref[torch.nn.Module], bool]] = field(default_factory=list)
+
+
+@dataclass
+class _Header:
+    """The last header of a component that was logged."""
+
+    identity: tuple[int, ...]
+    canonical: bytes
+    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+class Session:
+    """One recording in one process.
+
+    Parameters
+    ----------
+    writer:
+        Where the lines go.
+    known_streams:
+        The streams whose start states are in the log already.
+    on_first_step:
+        Called once, before the first step is recorded.
+    """
+
+    def __init__(self, writer: LogWriter, known_streams: set[str], on_first_step: Callable[[], None]) -> None:
+        self.active = True
+        self.steps = 0
+        self.seconds = dict.fromkeys(_PARTS, 0.0)
+        self.not_recorded: set[str] = set()
+        self._writer = writer
+        self._on_first_step = on_first_step
+        self._lock = threading.RLock()
+        self._streams = StreamSet()
+        self._known_streams = known_streams
+        self._modules: list[ModuleSource] = []
+        self._optimizers: dict[int, OptimizerSource] = {}
+        self._optimizers_made = 0
+        self._sizes: dict[int, int] = {}
+        self._schedulers: list[weakref.ref[Any]] = []
+        self._scheduler_sources: list[SchedulerSource] = []
+        self._headers: dict[str, _Header] = {}
+        self._values: dict[str, tuple[Any, bytes]] = {}
+        self._pending: list[_Batch] = []
+        self._inputs: list[tuple[weakref.ref[torch.nn.Module], bytes]] = []
+        self._losses: list[str] = []
+        self._loaders: dict[int, tuple[weakref.ref[Any], str]] = {}
+        self._epochs: dict[str, int] = {}
+        self._owned: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
+
+    # What torch tells us ------------------------------------------------------------------------------------------
+
+    def on_iterator(self, loader: Any) -> EpochStart:
+        """Note that a data loader is about to make an iterator (an epoch, if training follows)."""
+        for name, generator in _loader_generators(loader):
+            self._streams.add_generator(name, generator)
+        return EpochStart(weakref.ref(loader), _describe_loader(loader), self._digest_streams())
+
+    def on_batch(self, epoch: EpochStart | None, index: Any, batch: Any) -> None:
+        """Note a batch that a loader hands out, and the indices it was drawn by (`None` where there are none)."""
+        began = time.perf_counter()
+        indices = None if index is None else index_bytes(index)
+        size = len(indices) // 8 if indices is not None else batch_size(batch)
+        with self._lock:
+            self._pending.append(_Batch(epoch, indices, batch_digest(batch), size))
+        self.seconds["batch"] += time.perf_counter() - began
+
+    def on_forward(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        """Note an outermost forward: it tells whether pending batches are training, and its inputs are digested."""
+        began = time.perf_counter()
+        grad = torch.is_grad_enabled()
+        reference = weakref.ref(module)
+        with self._lock:
+            for batch in self._pending:
+                if len(batch.forwards) < _FORWARDS_KEPT:
+                    batch.forwards.append((reference, grad and module.training))
+            if grad and self._owns(module) is not False:
+                self._inputs.append((reference, batch_digest([args, kwargs])))
+        self.seconds["inputs"] += time.perf_counter() - began
+
+    def on_backward(self, loss: torch.Tensor) -> None:
+        """Note the value that a backward pass starts from, where reading it costs no wait for a device."""
+        if loss.numel() == 1 and loss.device.type == "cpu":
+            self._losses.append(float_text(float(loss.detach().item())))
+        elif loss.device.type != "cpu":
+            self.not_recorded.add("losses on a device (reading them would wait for it)")
+
+    def on_scheduler(self, scheduler: Any) -> None:
+        """Note a learning-rate scheduler that was just made."""
+        self._schedulers.append(weakref.ref(scheduler))
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take stock before an optimizer steps for the first time, or with other parameters than before."""
+        size = sum(len(group["params"]) for group in optimizer.param_groups)
+        source = self._optimizers.get(id(optimizer))
+        if source is not None and source.optimizer is optimizer and self._sizes[id(optimizer)] == size:
+            return
+        with self._lock:
+            if not self._optimizers:
+                self._on_first_step()
+                self._writer.put({"t": "inventory", "profile": numeric_profile()})
+            self._sizes[id(optimizer)] = size
+            self._adopt(optimizer)
+            state, _, _ = self._collect(initial=True)
+            self._new_streams(self._streams.digests())
+            self._writer.put({"t": "inventory", "i": self.steps, "state": state})
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Record one step: called when the outermost `optimizer.step()` returns."""
+        with self._lock:
+            order, indices, epochs = self._consumed()
+            state, digests, values = self._collect()
+            rng = self._digest_streams()
+            began = time.perf_counter()
+            self._new_streams(rng)
+            self._log_epochs(epochs)
+            members: dict[str, Any] = {"t": "step", "i": self.steps, "state": state, "rng": rng}
+            source = self._optimizers[id(optimizer)]
+            if len(self._optimizers) > 1:
+                members["optimizer"] = source.name
+            if order is not None:
+                members["order"] = order
+            inputs = [digest for reference, digest in self._inputs if self._is_owner(reference())]
+            if inputs:
+                members["inputs"] = content_digest(inputs).hex()
+            scalars = {"lr": [float_text(rate) for rate in learning_rates(optimizer)]}
+            if self._losses:
+                scalars["loss"] = self._losses
+            members["scalars"] = scalars
+            if values:
+                members["values"] = values
+            self._inputs, self._losses = [], []
+            self._writer.put(members, digests, indices)
+            self.steps += 1
+            self.seconds["line"] += time.perf_counter() - began
+
+    def end(self) -> dict[str, Any]:
+        """Return what the `end` line says of state, streams and profile."""
+        with self._lock:
+            state, _, values = self._collect()
+            rng = self._digest_streams()
+            self._new_streams(rng)
+            members: dict[str, Any] = {"i": self.steps, "state": state, "rng": rng, "profile": numeric_profile()}
+            if values:
+                members["values"] = values
+            return members
+
+    # Order ---------------------------------------------------------------------------------------------------------
+
+    def _consumed(self) -> tuple[dict[str, Any] | None, bytes | None, list[EpochStart]]:
+        """Return the order of this step, its sample indices, and the epochs that begin with it."""
+        batches = [batch for batch in self._pending if self._is_training(batch)]
+        self._pending = []
+        if not batches:
+            return None, None, []
+        epochs: list[EpochStart] = []
+        for batch in batches:
+            if batch.epoch is not None and not batch.epoch.logged and batch.epoch not in epochs:
+                epochs.append(batch.epoch)
+        order: dict[str, Any] = {
+            "content": batches[0].content.hex()
+            if len(batches) == 1
+            else content_digest(batch.content for batch in batches).hex(),
+            "n": sum(batch.size for batch in batches),
+            "batches": len(batches),
+        }
+        if any(batch.indices is None for batch in batches):
+            return order, None, epochs
+        indices = b"".join(batch.indices or b"" for batch in batches)
+        order["index"] = blake3(indices).hexdigest()
+        return order, indices, epochs
+
+    def _is_training(self, batch: _Batch) -> bool:
+        for reference, training in batch.forwards:
+            if self._is_owner(reference()):
+                return training
+        return True
+
+    def _log_epochs(self, epochs: list[EpochStart]) -> None:
+        for epoch in epochs:
+            name = self._loader_name(epoch)
+            number = self._epochs.get(name, -1) + 1
+            self._epochs[name] = number
+            epoch.logged = True
+            self._new_streams(epoch.rng)
+            members = {"t": "epoch", "i": self.steps, "epoch": number, "loader": name, "rng": epoch.rng}
+            self._writer.put(members)
+
+    def _loader_name(self, epoch: EpochStart) -> str:
+        loader = epoch.loader()
+        for reference, name in self._loaders.values():
+            if loader is not None and reference() is loader:
+                return name
+        name = "loader" if not self._loaders else f"loader{len(self._loaders) + 1}"
+        self._loaders[len(self._loaders)] = (epoch.loader, name)
+        description = Loader.model_validate(epoch.description).to_json()
+        self._writer.put({"t": "inventory", "i": self.steps, "loaders": {name: description}})
+        return name
+
+    # State ---------------------------------------------------------------------------------------------------------
+
+    def _sources(self) -> list[Source]:
+        return [*self._modules, *self._optimizers.values(), *self._scheduler_sources]
+
+    def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
+        """Return component digests, all tensor digests by sorted component name, and the values that changed."""
+        began = time.perf_counter()
+        state: dict[str, str] = {}
+        tensors: dict[str, list[bytes]] = {}
+        changed: dict[str, Any] = {}
+        appeared: dict[str, Any] = {}
+        if self._schedulers:
+            self._adopt_schedulers()
+        with torch._C.DisableTorchFunction():
+            for source in self._sources():
+                for component in source.components():
+                    if component.tensors is None:
+                        digest = self._digest_values(component, appeared, changed)
+                    else:
+                        header = self._header(component, component.tensors, appeared)
+                        digests = [tensor_digest(tensor) for _, tensor in component.tensors]
+                        tensors[component.name] = digests
+                        digest = component_digest(header, digests)
+                    state[component.name] = digest.hex()
+        if appeared:
+            self._writer.put({"t": "inventory", "i": self.steps, "components": appeared})
+        if not initial:
+            self.seconds["state"] += time.perf_counter() - began
+        flat = [digest for name in sorted(tensors) for digest in tensors[name]]
+        return state, flat, changed
+
+    def _header(
+        self, component: ComponentState, tensors: list[tuple[str, torch.Tensor]], appeared: dict[str, Any]
+    ) -> bytes:
+        identity = tuple(id(tensor) for _, tensor in tensors)
+        known = self._headers.get(component.name)
+        if known is not None and known.identity == identity:
+            return known.canonical
+        header = tuple((name, dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors)
+        if known is None or known.tensors != header:
+            size = sum(tensor.numel() * tensor.element_size() for _, tensor in tensors)
+            appeared[component.name] = _component(component, size, tensors=header)
+        canonical = canonical_bytes(header)
+        self._headers[component.name] = _Header(identity, canonical, header)
+        return canonical
+
+    def _digest_values(self, component: ComponentState, appeared: dict[str, Any], changed: dict[str, Any]) -> bytes:
+        known = self._values.get(component.name)
+        if known is not None and known[0] == component.values:
+            return known[1]
+        digest = value_digest(component.values)
+        if known is None:
+            appeared[component.name] = _component(component, 0, values=component.values)
+        changed[component.name] = component.values
+        self._values[component.name] = (component.values, digest)
+        return digest
+
+    # Discovery -----------------------------------------------------------------------------------------------------
+
+    def _adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Find the modules that own the optimizer's parameters."""
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        known = {id(module.root) for module in self._modules}
+        claimed = {key for module in self._modules for key in module.names()}
+        for root in find_roots(params):
+            if id(root) not in known:
+                name = _numbered("model", len(self._modules))
+                self._modules.append(ModuleSource(name, root, claimed))
+                claimed |= self._modules[-1].names().keys()
+        self._owned.clear()
+        old = self._optimizers.get(id(optimizer))
+        if old is not None and old.optimizer is optimizer:
+            name = old.name
+        else:
+            name = _numbered("optimizer", self._optimizers_made)
+            self._optimizers_made += 1
+        self._optimizers[id(optimizer)] = OptimizerSource(name, optimizer, self._param_names())
+
+    def _adopt_schedulers(self) -> None:
+        for reference in self._schedulers:
+            scheduler = reference()
+            if scheduler is not None:
+                name = _numbered("scheduler", len(self._scheduler_sources))
+                self._scheduler_sources.append(SchedulerSource(name, scheduler))
+        self._schedulers.clear()
+
+    def _param_names(self) -> Callable[[int], str | None]:
+        names: dict[int, str] = {}
+        for number, module in enumerate(self._modules):
+            prefix = "" if number == 0 else f"{module.name}."
+            for key, name in module.names().items():
+                names.setdefault(key, prefix + name)
+        return names.get
+
+    def _owns(self, module: torch.nn.Module) -> bool | None:
+        """Tell whether a module owns optimizer parameters; `None` while no optimizer is known."""
+        return self._is_owner(module) if self._optimizers else None
+
+    def _is_owner(self, module: torch.nn.Module | None) -> bool:
+        if module is None:
+            return False
+        found = self._owned.get(module)
+        if found is None:
+            params = {
+                id(param)
+                for source in self._optimizers.values()
+                if (optimizer := source.optimizer) is not None
+                for group in optimizer.param_groups
+                for param in group["params"]
+            }
+            found = self._owned[module] = any(id(param) in params for param in module.parameters())
+        return found
+
+    # Streams -------------------------------------------------------------------------------------------------------
+
+    def _digest_streams(self) -> dict[str, str]:
+        began = time.perf_counter()
+        digests = self._streams.digests()
+        self.seconds["rng"] += time.perf_counter() - began
+        return digests
+
+    def _new_streams(self, names: dict[str, str]) -> None:
+        new = names.keys() - self._known_streams
+        if new:
+            self._known_streams |= new
+            found = {name: self._streams.describe(name) for name in sorted(new)}
+            streams = {name: stream.to_json() for name, stream in found.items() if stream is not None}
+            self._writer.put({"t": "inventory", "i": self.steps, "streams": streams})
+
+
+def _numbered(name: str, known: int) -> str:
+    return name if known == 0 else f"{name}{known + 1}"
+
+
+def _component(component: ComponentState, size: int, **form: Any) -> dict[str, Any]:
+    labels = component.labels
+    members = {
+        "source": labels.source,
+        "lifetime": labels.lifetime,
+        "visibility": labels.visibility,
+        "bytes": size,
+        "lifetime_steps": None if labels.lifetime_steps is None else float_text(labels.lifetime_steps),
+        **form,
+    }
+    return Component.model_validate(members).to_json()
+
+
+def _loader_generators(loader: Any) -> list[tuple[str, torch.Generator]]:
+    """Return the generators that a loader and its samplers draw from, by name."""
+    samplers = [getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)]
+    samplers.append(getattr(samplers[0], "sampler", None))
+    found = [("loader.generator", getattr(loader, "generator", None))]
+    found += [("sampler.generator", getattr(sampler, "generator", None)) for sampler in samplers]
+    return [(name, item) for name, item in found if isinstance(item, torch.Generator)]
+
+
+def _describe_loader(loader: Any) -> dict[str, Any]:
+    """Return the members of `documents.steplog.Loader`."""
+    dataset = getattr(loader, "dataset", None)
+    sampler = getattr(loader, "sampler", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    settings = {
+        "batch_size": getattr(loader, "batch_size", None) or getattr(batch_sampler, "batch_size", None),
+        "drop_last": getattr(loader, "drop_last", None),
+        "num_workers": getattr(loader, "num_workers", None),
+        "prefetch_factor": getattr(loader, "prefetch_factor", None),
+        "persistent_workers": getattr(loader, "persistent_workers", None),
+        "in_order": getattr(loader, "in_order", None),
+        "samples": _length(dataset),
+        "batch_sampler": type(batch_sampler).__qualname__ if batch_sampler is not None else None,
+        "replacement": getattr(sampler, "replacement", None),
+    }
+    plain = {name: value for name, value in plain_value(settings).items() if not isinstance(value, list | dict)}
+    return {
+        "kind": type(loader).__qualname__,
+        "dataset": type(dataset).__qualname__,
+        "sampler": type(sampler).__qualname__,
+        "settings": plain,
+    }
+
+
+def _length(sized: Any) -> int | None:
+    if isinstance(sized, torch.utils.data.IterableDataset):
+        return None  # asking a loader for such a length would make it warn later
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError, ValueError):
+        return None

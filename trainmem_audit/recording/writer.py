@@ -1,0 +1,147 @@
+"""The background thread that owns the files of a recording: step log, tensor digests, consumed indices.
+
+Every write is one whole line or frame on an append-only descriptor, side files before the line that speaks of them: a
+kill at any moment leaves a valid prefix. When writing fails the recording ends, loudly; training does not.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainmem_audit.errors import RecordingError
+from trainmem_audit.steplog import FRAME, ORDER_FILE, STEP_FILE, TENSOR_FILE, LogBuilder, LogSummary
+
+__all__ = ["LogWriter"]
+
+_WAITING = 512
+"""Lines that may wait for the writer before training waits for it."""
+
+
+@dataclass
+class _Item:
+    members: dict[str, Any]
+    digests: list[bytes] | None = None
+    indices: bytes | None = None
+
+
+class Thinning:
+    """Which steps keep their tensor digests.
+
+    All of them in the first half of the budget, then every 4th in the next quarter, every 16th in the next eighth, and
+    so on: half of what is left each time, never more than the budget.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._used = 0
+        self._stride = 1
+        self._limit = budget // 2
+
+    def keep(self, step: int, size: int) -> bool:
+        """Tell whether `step`, whose frame has `size` bytes, keeps its digests, and count it if so."""
+        if step % self._stride:
+            return False
+        while self._used + size > self._limit:
+            if self._limit + size >= self._budget:
+                return False
+            self._limit += (self._budget - self._limit) // 2
+            self._stride *= 4
+            if step % self._stride:
+                return False
+        self._used += size
+        return True
+
+
+class LogWriter:
+    """Writes one recording into `directory`, which must exist and hold no log yet.
+
+    Parameters
+    ----------
+    on_failure:
+        Called once, from the writer's thread, with the error that ended the recording.
+    """
+
+    def __init__(self, directory: Path, tensor_budget: int, on_failure: Callable[[Exception], None]) -> None:
+        self._directory = directory
+        self._builder = LogBuilder()
+        self._thinning = Thinning(tensor_budget)
+        self._on_failure = on_failure
+        self._failed = False
+        self._log = self._open(STEP_FILE)
+        self._tensors = self._open(TENSOR_FILE)
+        self._order: int | None = None
+        self._queue: queue.Queue[_Item | None] = queue.Queue(_WAITING)
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="trainmem-audit-writer", daemon=True)
+
+    def start(self, begin: dict[str, Any]) -> None:
+        """Write the `begin` line before this returns, then start the thread."""
+        self._write(_Item(begin))
+        self._thread.start()
+
+    def put(self, members: dict[str, Any], digests: list[bytes] | None = None, indices: bytes | None = None) -> None:
+        """Hand over one line; waits when the writer is far behind, does nothing after a failure."""
+        if not self._failed:
+            self._queue.put(_Item(members, digests, indices))
+
+    def close(self) -> LogSummary:
+        """Write what is waiting, close the files, and return what the log says.
+
+        Raises
+        ------
+        RecordingError
+            If the recording had failed.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        for descriptor in (self._log, self._tensors, self._order):
+            if descriptor is not None:
+                os.close(descriptor)
+        if self._failed:
+            raise RecordingError("the recording broke off", remedy="trainmem-audit recover closes what was written")
+        return self._builder.finish()
+
+    def _open(self, name: str) -> int:
+        path = self._directory / name
+        path.parent.mkdir(exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._failed:
+                continue
+            began = time.perf_counter()
+            try:
+                self._write(item)
+            except Exception as error:  # any failure ends the recording, none may end the training
+                self._failed = True
+                self._on_failure(error)
+            self.seconds += time.perf_counter() - began
+
+    def _write(self, item: _Item) -> None:
+        members = item.members
+        if members["t"] == "inventory" and "i" not in members:
+            members["i"] = self._builder.summary.steps
+        line = self._builder.line(members)
+        if item.indices:
+            if self._order is None:
+                self._order = self._open(ORDER_FILE)
+            _write_all(self._order, item.indices)
+        if item.digests:
+            size = FRAME.size + 32 * len(item.digests)
+            if self._thinning.keep(members["i"], size):
+                _write_all(self._tensors, FRAME.pack(members["i"], len(item.digests)) + b"".join(item.digests))
+        _write_all(self._log, line + b"\n")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

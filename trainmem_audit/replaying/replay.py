@@ -1,0 +1,269 @@
+"""Replays a run and gives the verdict: `match`, `mismatch` (with the first difference), `inconclusive` or `not-run`.
+
+The order of things: what to run is assembled and checked; consent is asked for exactly that; the child runs; the canary
+of its random generators is compared first; then its step log, group by group, until the first difference.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainmem_audit.divergence import Comparison, groups
+from trainmem_audit.documents.findings import Difference, Replay
+from trainmem_audit.documents.manifest import Manifest, Statement
+from trainmem_audit.documents.steplog import End, Inventory, Line
+from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
+from trainmem_audit.replaying.child import Child
+from trainmem_audit.replaying.scratch import Scratch, build_scratch
+from trainmem_audit.rundir import RunReader, open_run
+from trainmem_audit.runs import read_lines, tensor_lookup
+from trainmem_audit.steplog import LogReader, LogSummary, iter_lines
+
+__all__ = ["ReplayOptions", "parse_mode", "replay"]
+
+_DECISIVE = {
+    "torch": "another torch version",
+    "cpuCapability": "another CPU instruction set",
+    "threads": "another number of threads",
+    "mkl": "torch built with or without MKL",
+    "mkldnn": "torch with or without oneDNN",
+    "cudaDevice": "another GPU",
+    "cudaMultiprocessors": "a GPU with another number of multiprocessors",
+    "cuda": "another CUDA version",
+}
+"""Settings of the numeric profile that change bits and cannot always be imposed."""
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How to replay.
+
+    Parameters
+    ----------
+    steps:
+        How many steps to compare; `None` for all, and the end of the run.
+    consent:
+        Asked with the exact command before anything runs; nothing runs unless it returns True.
+    secret:
+        Gives the value of a redacted argument.
+    progress:
+        Told the number of steps that matched.
+    timeout:
+        Seconds; by default ten times what the recorded run took, and five minutes.
+    """
+
+    consent: Callable[[str], bool]
+    secret: Callable[[str], str]
+    steps: int | None = None
+    source: Path | None = None
+    data: tuple[Path, ...] = ()
+    allow_changed_source: bool = False
+    timeout: float | None = None
+    progress: Callable[[int], None] = lambda _: None
+
+
+def parse_mode(text: str) -> int | None:
+    """Return the number of steps of `prefix:N`, or `None` for `full`.
+
+    Raises
+    ------
+    UsageError
+        For anything else.
+    """
+    if text == "full":
+        return None
+    kind, _, count = text.partition(":")
+    if kind == "prefix" and count.isdecimal() and 0 < int(count) < 2**53:
+        return int(count)
+    raise UsageError("unknown mode of replay", where="--replay", expected="full or prefix:N", got=text[:40])
+
+
+def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> Replay:
+    """Replay the run behind `reader`, whose statement was checked.
+
+    Raises
+    ------
+    UsageError
+        If the code at hand is not what was recorded (and a what-if was not asked for).
+    ConsentError
+        If nobody agreed to run it.
+    """
+    manifest = statement.predicate
+    mode = "full" if options.steps is None else f"prefix:{options.steps}"
+    if manifest.command.kind == "library":
+        reason = "the run was recorded from within a program (Recorder); only launched scripts can be replayed"
+        return Replay(outcome="not-run", mode=mode, reason=reason)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="trainmem-replay-", ignore_cleanup_errors=True) as folder:
+        root = Path(folder)
+        try:
+            scratch = build_scratch(
+                root,
+                reader,
+                manifest,
+                source=options.source,
+                data=options.data,
+                allow_changed=options.allow_changed_source,
+                secret=options.secret,
+            )
+        except ReplayError as error:
+            return Replay(outcome="not-run", mode=mode, reason=" ".join(str(error).split()))
+        _ask(manifest, scratch, options)
+        verdict = _run(root, scratch, reader, manifest, options)
+    what_if = options.allow_changed_source and bool(scratch.changed)
+    return verdict.model_copy(
+        update={
+            "mode": mode,
+            "what_if": what_if,
+            "changed_files": tuple(scratch.changed),
+            "seconds": f"{time.monotonic() - began:.1f}",
+            "notes": (*scratch.notes, *verdict.notes),
+        }
+    )
+
+
+def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
+    entry = manifest.command.entry
+    program = ["-m", entry] if manifest.command.kind == "module" else [entry.split("/", 1)[-1]]
+    command = shlex.join(["python", *program, *scratch.arguments])
+    if not options.consent(command):
+        raise ConsentError(
+            "the replay runs the author's code, and nobody agreed to that",
+            where=command,
+            remedy="read the code in source/, then answer yes, or pass --yes",
+        )
+
+
+def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Replay:
+    seconds = _recorded_seconds(manifest)
+    timeout = options.timeout if options.timeout is not None else 10 * seconds + 300
+    with Child(root, scratch.tree, manifest, scratch.arguments, timeout) as child:
+        watcher = _Watcher(child, manifest)
+        comparison = Comparison(tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
+        try:
+            difference = watcher.compare(comparison, reader, options)
+        except (ReplayError, FormatError) as error:
+            return Replay(outcome="inconclusive", mode="", steps_compared=comparison.steps, reason=error.message)
+        if watcher.reason:
+            return Replay(
+                outcome="inconclusive",
+                mode="",
+                steps_compared=comparison.steps,
+                reason=watcher.reason,
+                difference=difference,
+            )
+        notes = tuple(f"random stream {name} exists on one side only" for name in sorted(comparison.ignored_streams))
+    return _verdict(difference, comparison.steps, watcher.summary, manifest, bool(scratch.changed), notes)
+
+
+def _fresh_lookup(run_dir: Path, step: int) -> bytes | None:
+    with open_run(run_dir) as reader:
+        return tensor_lookup(reader)(step)
+
+
+class _Watcher:
+    """Compares the growing log of the child with the signed one."""
+
+    def __init__(self, child: Child, manifest: Manifest) -> None:
+        self.reason = ""
+        self._child = child
+        self._manifest = manifest
+        self._log = LogReader("the replay's log")
+        self._end: End | None = None
+
+    @property
+    def summary(self) -> LogSummary:
+        return self._log.summary
+
+    def compare(self, comparison: Comparison, reader: RunReader, options: ReplayOptions) -> Difference | None:
+        """Return the first difference; `reason` says why the replay could decide nothing."""
+        found = groups(self._lines())
+        for expected in groups(read_lines(reader)):
+            if expected.last is None or (options.steps is not None and comparison.steps >= options.steps):
+                return None
+            got = next(found, None)
+            if self.reason:
+                return None
+            if self._stopped_badly(got is None or got.last is None, expected.last):
+                self.reason = f"the script did not get as far when replayed: {self._child.last_words()}"
+                return None
+            difference = comparison.feed(expected, got)
+            if difference is not None:
+                return difference
+            options.progress(comparison.steps)
+        return None
+
+    def _lines(self) -> Iterator[Line]:
+        for raw, whole in iter_lines(self._child.chunks(), "the replay's log"):
+            if not whole:
+                return
+            line = self._log.read(raw)
+            if isinstance(line, Inventory) and line.rng_canary is not None:
+                self._compare_canary(line.rng_canary)
+                if self.reason:
+                    return
+            if isinstance(line, End):
+                self._end = line
+            yield line
+
+    def _compare_canary(self, here: dict[str, str]) -> None:
+        differ = sorted(name for name, digest in self._manifest.canary.items() if here.get(name) != digest)
+        if differ:
+            names = ", ".join(differ)
+            self.reason = f"the random generators here draw other values ({names}), so nothing can be decided"
+
+    def _stopped_badly(self, stopped: bool, expected: object) -> bool:
+        """Tell whether the script died or raised where the recorded one went on: a missing file, not a difference."""
+        if stopped:
+            return True
+        same = isinstance(expected, End) and expected.outcome == "raised"
+        return self._end is not None and self._end.outcome == "raised" and not same
+
+
+def _verdict(
+    difference: Difference | None,
+    steps: int,
+    log: LogSummary,
+    manifest: Manifest,
+    what_if: bool,
+    notes: tuple[str, ...],
+) -> Replay:
+    if difference is None:
+        if not manifest.step_logs[0].complete:
+            notes = (*notes, f"the record ends after {manifest.step_logs[0].steps} steps, and so does the comparison")
+        return Replay(outcome="match", mode="", steps_compared=steps, notes=notes)
+    gaps = _gaps(manifest, log)
+    if gaps and not what_if:
+        reason = f"the numeric profile could not be imposed here ({'; '.join(gaps)}), so a difference decides nothing"
+        return Replay(
+            outcome="inconclusive", mode="", steps_compared=steps, reason=reason, difference=difference, notes=notes
+        )
+    notes += tuple(f"the numeric profile could not be imposed here: {gap}" for gap in gaps)
+    return Replay(outcome="mismatch", mode="", steps_compared=steps, difference=difference, notes=notes)
+
+
+def _gaps(manifest: Manifest, log: LogSummary) -> list[str]:
+    """Return which decisive settings right after the import of torch could not be made what they were."""
+    recorded, here = manifest.numeric_profile.get("import", {}), log.profiles.get("import", {})
+    return [
+        f"{meaning}: recorded {recorded.get(name)}, here {here.get(name)}"
+        for name, meaning in _DECISIVE.items()
+        if recorded.get(name) != here.get(name)
+    ]
+
+
+def _recorded_seconds(manifest: Manifest) -> float:
+    from datetime import datetime
+
+    if manifest.run.finished is None:
+        return 3600.0
+    try:
+        started, finished = (datetime.fromisoformat(text) for text in (manifest.run.started, manifest.run.finished))
+    except ValueError:
+        return 3600.0
+    return min(max((finished - started).total_seconds(), 0.0), 30 * 86400.0)

@@ -1,0 +1,204 @@
+"""The scratch copy of a replay: code as signed, inputs by their digests, arguments without the author's paths.
+
+Every file is checked against its recorded digest before anything runs. Names come from a checked statement and are
+checked again here, for they become paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainmem_audit.documents.manifest import Manifest
+from trainmem_audit.documents.steplog import Argument, Input, SourceFile
+from trainmem_audit.errors import FormatError, ReplayError, UsageError
+from trainmem_audit.rundir import RunReader, check_name
+
+__all__ = ["Scratch", "build_scratch", "changed_code"]
+
+_MAX_CODE = 64 * 2**20
+
+
+@dataclass
+class Scratch:
+    """Where the replay runs: `tree` is its working directory; `notes` say what could not be checked."""
+
+    tree: Path
+    arguments: list[str]
+    changed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def changed_code(reader: RunReader, manifest: Manifest, source: Path | None) -> Iterator[tuple[SourceFile, bytes, str]]:
+    """Yield each code file with its bytes and their digest, from `source` where given, else from the pack.
+
+    Raises
+    ------
+    UsageError
+        If a file is not at hand, naming it.
+    """
+    for file in manifest.files:
+        relative = _relative(file.path)
+        if source is not None:
+            path = source / relative
+            if not path.is_file():
+                raise UsageError("a code file of the run is missing", where=str(path), expected=f"sha256 {file.sha256}")
+            data = path.read_bytes()
+        elif file.file is not None:
+            data = reader.read(file.file, _MAX_CODE)
+        else:
+            raise UsageError(
+                "the run was recorded without copies of its code",
+                where=file.path,
+                expected=f"sha256 {file.sha256}",
+                remedy="pass --source DIR with the code",
+            )
+        yield file, data, hashlib.sha256(data).hexdigest()
+
+
+def build_scratch(
+    root: Path,
+    reader: RunReader,
+    manifest: Manifest,
+    *,
+    source: Path | None,
+    data: tuple[Path, ...],
+    allow_changed: bool,
+    secret: Callable[[str], str],
+) -> Scratch:
+    """Fill `root` with the tree of the run and return it.
+
+    Parameters
+    ----------
+    source, data:
+        Where the reviewer has code and inputs.
+    allow_changed:
+        Whether code and inputs may differ from what was signed (a what-if).
+    secret:
+        Gives the value of a redacted argument, from its prefix.
+
+    Raises
+    ------
+    UsageError
+        If code was changed and may not be; the message names the file.
+    ReplayError
+        If an input is not at hand.
+    """
+    scratch = Scratch(root / "tree", [])
+    scratch.tree.mkdir()
+    for file, content, digest in changed_code(reader, manifest, source):
+        if digest != file.sha256:
+            _allow(allow_changed, file.path, file.sha256, digest, scratch)
+        _place(scratch.tree / _relative(file.path), content)
+    if source is not None and allow_changed:
+        _add_new_modules(source, scratch.tree)
+    outside = _place_inputs(scratch, manifest, [*data, *([source] if source else [])], allow_changed)
+    for argument in manifest.command.arguments:
+        scratch.arguments.append(_argument(argument, scratch.tree, outside, root, secret))
+    return scratch
+
+
+def _allow(allowed: bool, name: str, expected: str, got: str, scratch: Scratch) -> None:
+    if not allowed:
+        raise UsageError(
+            "the file is not the one that was recorded",
+            where=name,
+            expected=f"sha256 {expected}",
+            got=f"sha256 {got}",
+            remedy="take the file from the pack, or replay the change as a what-if with --allow-changed-source",
+        )
+    scratch.changed.append(name)
+
+
+def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], allow_changed: bool) -> dict[str, Path]:
+    """Copy the inputs of the working directory into the tree; return those from elsewhere by base name."""
+    outside: dict[str, Path] = {}
+    for item in manifest.inputs:
+        if item.path.startswith("{site}/"):
+            _check_site(item, scratch)
+            continue
+        found, digest = _find(item, folders)
+        if found is None:
+            if not item.path.startswith("{"):
+                scratch.notes.append(f"input {item.path} lay outside of the working directory, and is not at hand")
+                continue
+            raise ReplayError(
+                "an input of the run is not at hand",
+                where=item.path,
+                expected=f"sha256 {item.sha256}, {item.bytes} bytes",
+                remedy="pass --data DIR with the directory that holds it",
+            )
+        if digest != item.sha256:
+            _allow(allow_changed, item.path, item.sha256, digest, scratch)
+        if item.path.startswith("{"):
+            target = scratch.tree / _relative(item.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found, target)
+        else:
+            outside[item.path] = found.resolve()
+    return outside
+
+
+def _find(item: Input, folders: list[Path]) -> tuple[Path | None, str]:
+    """Return the file that is an input, and its digest: the one with the right digest before any other of its name."""
+    relative = _relative(item.path) if item.path.startswith("{") else check_name(item.path, "inputs")
+    candidates = [folder / name for folder in folders for name in dict.fromkeys((relative, Path(relative).name))]
+    present = [(path, _sha256(path)) for path in candidates if path.is_file()]
+    right = [(path, digest) for path, digest in present if digest == item.sha256]
+    best = right or present
+    return best[0] if best else (None, "")
+
+
+def _check_site(item: Input, scratch: Scratch) -> None:
+    path = Path(sysconfig.get_path("purelib")) / _relative(item.path)
+    if not path.is_file() or _sha256(path) != item.sha256:
+        scratch.notes.append(f"{item.path} is another file here than where the run was recorded, or is missing")
+
+
+def _add_new_modules(source: Path, tree: Path) -> None:
+    """Bring along modules that changed code may import and the recorded code did not."""
+    for path in source.rglob("*.py"):
+        relative = path.relative_to(source)
+        target = tree / relative
+        if not target.exists() and not any(part.startswith(".") for part in relative.parts):
+            _place(target, path.read_bytes())
+
+
+def _argument(
+    argument: Argument, tree: Path, outside: dict[str, Path], root: Path, secret: Callable[[str], str]
+) -> str:
+    if argument.redacted:
+        return argument.prefix + secret(argument.prefix)
+    if argument.path is None:
+        return argument.prefix + (argument.text or "")
+    if argument.path.startswith("{cwd}"):
+        rest = argument.path.removeprefix("{cwd}").lstrip("/")
+        return argument.prefix + str(tree / check_name(rest, "arguments") if rest else tree)
+    if argument.path in outside:
+        return argument.prefix + str(outside[argument.path])
+    elsewhere = root / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    return argument.prefix + str(elsewhere / check_name(argument.path, "arguments"))
+
+
+def _relative(path: str) -> str:
+    """Return the place in the tree of `{cwd}/…`, `{script}/…` or `{site}/…`."""
+    label, _, rest = path.partition("/")
+    if label not in ("{cwd}", "{script}", "{site}"):
+        raise FormatError("not a path of the run", where=path[:200], expected="{cwd}/…")
+    name = check_name(rest, "path of the run")
+    return f"_script/{name}" if label == "{script}" else name
+
+
+def _place(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

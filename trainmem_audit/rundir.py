@@ -1,0 +1,452 @@
+"""Reads a run from a directory or a zip that may be hostile, and writes single files atomically.
+
+A name is checked before it is used; no link is followed, nothing but a regular file is opened, and no zip
+yields more than it declares. Not here: what any file means, which files belong to a run
+(`documents.manifest`), and packing.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import io
+import os
+import secrets
+import stat
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, BinaryIO, Final, Self, TypeVar, cast
+
+from trainmem_audit.errors import FormatError, UsageError
+
+__all__ = [
+    "DirectoryReader",
+    "RunReader",
+    "ZipReader",
+    "check_name",
+    "check_names",
+    "open_run",
+    "write_atomic",
+]
+
+MAX_NAME: Final = 1024
+MAX_PART: Final = 240
+MAX_DEPTH: Final = 32
+MAX_FILES: Final = 100_000
+MAX_TOTAL: Final = 2**40
+FREE_TOTAL: Final = 256 * 2**20
+MAX_RATIO: Final = 100
+"""A zip may declare 256 MiB, or a hundred times its size: text and indices stay far below that."""
+
+_T = TypeVar("_T")
+_CHUNK: Final = 2**20
+_LOCAL_HEADER: Final = 30  # bytes before an entry's name: APPNOTE § 4.3.7
+_BAD_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_READ_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_HAS_DIR_FD: Final = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
+
+
+def check_name(name: str, where: str) -> str:
+    """Return `name` if it is safe and spelt the same everywhere: relative, forward slashes, NFC, printable.
+
+    Raises
+    ------
+    FormatError
+        Naming `where` and what is wrong with the name.
+    """
+    problem = _name_problem(name)
+    if problem:
+        raise FormatError(
+            "an unsafe file name",
+            where=where,
+            got=f"{name[:200]!a}: {problem}",
+            expected="a plain relative path",
+        )
+    return name
+
+
+def _name_problem(name: str) -> str:
+    parts = name.split("/")
+    if any(unicodedata.category(char) in _BAD_CATEGORIES for char in name):
+        return "a control or invisible character"
+    if len(name.encode()) > MAX_NAME or len(parts) > MAX_DEPTH:
+        return "too long or too deep"
+    if "\\" in name or ":" in name:
+        return "a backslash or colon"
+    if not unicodedata.is_normalized("NFC", name):
+        return "not in Unicode normal form C"
+    return next((problem for part in parts if (problem := _part_problem(part))), "")
+
+
+def _part_problem(part: str) -> str:
+    if part in ("", ".", ".."):
+        return "an empty part, `.` or `..`"
+    if part[-1] in ". ":
+        return "a part that ends in a dot or a space"
+    return "a part that is too long" if len(part.encode()) > MAX_PART else ""
+
+
+def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """Return the names sorted, if each is safe and no two would meet on a file system that ignores case.
+
+    Raises
+    ------
+    FormatError
+        For an unsafe name, a duplicate, two spellings of one name (`a/X`, `A/x`), or a file used as a folder.
+    """
+    files: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    ordered = sorted(names)
+    for name in ordered:
+        parts = check_name(name, where).split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            _same(folders.setdefault(_folded(folder), folder), folder, where)
+        if _folded(name) in files:
+            raise _twins(files[_folded(name)], name, where)
+        files[_folded(name)] = name
+    for key in sorted(files.keys() & folders.keys()):
+        raise _twins(files[key], f"{folders[key]}/", where)
+    return tuple(ordered)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def _same(known: str, name: str, where: str) -> None:
+    if known != name:
+        raise _twins(f"{known}/", f"{name}/", where)
+
+
+def _twins(first: str, second: str, where: str) -> FormatError:
+    return FormatError(
+        "two names that cannot lie side by side everywhere",
+        where=where,
+        got=f"{first!a} and {second!a}",
+        expected="names that differ in more than case",
+    )
+
+
+class RunReader(abc.ABC):
+    """The files of one run, read only; a context manager. Hostile input raises FormatError everywhere."""
+
+    label: str
+    """What to call the run in messages."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all files, sorted by code point; folders are no files."""
+
+    @abc.abstractmethod
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+
+    @abc.abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading; the caller closes it."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of what the reader holds."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a whole file of at most `limit` bytes."""
+        with self.open(name) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise FormatError("the file is too long", where=f"{self.label}: {name}", expected=f"at most {limit} bytes")
+        return data
+
+    def sha256(self, name: str) -> str:
+        """Return a file's SHA-256 as lower-case hex, read in pieces."""
+        hasher = hashlib.sha256()
+        with self.open(name) as file:
+            while piece := file.read(_CHUNK):
+                hasher.update(piece)
+        return hasher.hexdigest()
+
+    def _missing(self, name: str) -> FormatError:
+        return FormatError("the file is missing", where=f"{self.label}: {name}")
+
+
+class DirectoryReader(RunReader):
+    """A run directory. It is listed once; a file is opened part by part below the directory's descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self.label = path.name or str(path)
+        self._path = path
+        self._sizes: dict[str, int] = {}
+        found: list[tuple[str, int]] = []
+        self._scan(path, "", found)
+        self._names = check_names((name for name, _ in found), self.label)
+        self._sizes = dict(found)
+
+    def _scan(self, folder: Path, prefix: str, found: list[tuple[str, int]]) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        except OSError as error:
+            raise self._unreadable(prefix.rstrip("/"), error) from None
+        for base, status in listed:
+            name = check_name(prefix + base, self.label)
+            if stat.S_ISDIR(status.st_mode):
+                self._scan(folder / base, f"{name}/", found)
+            else:
+                self._require_regular(status, name)
+                found.append((name, status.st_size))
+            if len(found) > MAX_FILES:
+                raise FormatError("too many files", where=self.label, expected=f"at most {MAX_FILES}")
+
+    def _require_regular(self, status: os.stat_result, name: str) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "a special file"
+            raise FormatError(
+                "not a plain file",
+                where=f"{self.label}: {name}",
+                got=kind,
+                remedy="a run holds plain files only; links are not followed",
+            )
+
+    def _unreadable(self, name: str, error: OSError) -> FormatError:
+        return FormatError(
+            "cannot be read",
+            where=f"{self.label}: {name}" if name else self.label,
+            got=error.strerror or type(error).__name__,
+        )
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names as they were when the reader was made."""
+        return self._names
+
+    def size(self, name: str) -> int:
+        """Return a file's size as it was when the reader was made."""
+        if name not in self._sizes:
+            raise self._missing(name)
+        return self._sizes[name]
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file without following any link, and only if what was opened is a regular file."""
+        self.size(name)
+        try:
+            descriptor = self._open_below(name.split("/"))
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        try:
+            self._require_regular(os.fstat(descriptor), name)
+        except FormatError:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "rb")
+
+    def _open_below(self, parts: list[str]) -> int:
+        if not _HAS_DIR_FD:
+            return os.open(self._path.joinpath(*parts), _READ_FLAGS)
+        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in parts[:-1]:
+                inner = os.open(part, _READ_FLAGS | os.O_DIRECTORY, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            return os.open(parts[-1], _READ_FLAGS, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class ZipReader(RunReader):
+    """A run in a zip, at its top or in one top-level folder. The whole table of contents is judged first."""
+
+    def __init__(self, path: Path) -> None:
+        self.label = path.name
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError) as error:
+            raise FormatError("not a readable zip", where=self.label, got=str(error)) from None
+        try:
+            self._members = self._judge(path.stat().st_size)
+            self._names = check_names(self._members, self.label)
+        except FormatError:
+            self._zip.close()
+            raise
+
+    def _judge(self, archive_size: int) -> dict[str, zipfile.ZipInfo]:
+        infos = self._zip.infolist()
+        if len(infos) > MAX_FILES:
+            raise self._refused("too many entries", f"at most {MAX_FILES}", str(len(infos)))
+        for info in infos:
+            self._judge_entry(info)
+        self._judge_layout(infos)
+        total = sum(info.file_size for info in infos)
+        bound = min(MAX_TOTAL, max(FREE_TOTAL, MAX_RATIO * archive_size))
+        if total > bound:
+            raise self._refused("declares far more than it holds", f"at most {bound} bytes", f"{total} bytes")
+        files = [info for info in infos if not info.is_dir()]
+        twice = [name for name, count in Counter(info.filename for info in files).items() if count > 1]
+        if twice:
+            raise self._refused("an entry occurs twice", "unique names", ascii(twice[0][:200]))
+        return self._without_top(files)
+
+    def _judge_entry(self, info: zipfile.ZipInfo) -> None:
+        name = info.orig_filename
+        check_name(name.removesuffix("/"), self.label)
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        expected = stat.S_IFDIR if info.is_dir() else stat.S_IFREG
+        if kind not in (0, expected):
+            raise self._refused("an entry is no plain file", "files and folders", ascii(name[:200]))
+        if info.flag_bits & 0x61:  # encrypted, patched, strongly encrypted: APPNOTE § 4.4.4
+            raise self._refused("an entry is encrypted", "plain entries", ascii(name[:200]))
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise self._refused("a compression method not in use here", "stored or deflated", ascii(name[:200]))
+        if info.is_dir() and info.file_size:
+            raise self._refused("a folder with content", "no bytes", ascii(name[:200]))
+
+    def _judge_layout(self, infos: list[zipfile.ZipInfo]) -> None:
+        """Refuse entries that share bytes (the trick of the densest bombs), and a zip behind another file."""
+        end = 0
+        ordered = sorted(infos, key=lambda info: info.header_offset)
+        if ordered and ordered[0].header_offset:
+            raise self._refused("bytes before the first entry", "a zip and nothing else", "another file in front")
+        for info in ordered:
+            if info.header_offset < end:
+                raise self._refused("entries overlap", "one after another", ascii(info.orig_filename[:200]))
+            end = info.header_offset + _LOCAL_HEADER + len(info.orig_filename) + info.compress_size
+
+    def _without_top(self, files: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+        members = {info.filename: info for info in files}
+        tops = {name.split("/", 1)[0] for name in members}
+        top = f"{next(iter(tops))}/" if len(tops) == 1 else ""
+        if "run.json" not in members and top and f"{top}run.json" in members:
+            return {name.removeprefix(top): info for name, info in members.items()}
+        return members
+
+    def _refused(self, message: str, expected: str, got: str) -> FormatError:
+        return FormatError(
+            message,
+            where=self.label,
+            expected=expected,
+            got=got,
+            remedy="ask the author for a zip made by: trainmem-audit pack",
+        )
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the entries that are files."""
+        return self._names
+
+    def size(self, name: str) -> int:
+        """Return the size that the entry declares; reading ends there."""
+        return self._info(name).file_size
+
+    def open(self, name: str) -> BinaryIO:
+        """Open an entry; reading it to the end checks its length and its CRC."""
+        info = self._info(name)
+        where = f"{self.label}: {name}"
+        inner = _guarded(where, lambda: self._zip.open(info))
+        return cast(BinaryIO, io.BufferedReader(_Member(inner, info.file_size, where), _CHUNK))
+
+    def _info(self, name: str) -> zipfile.ZipInfo:
+        if name not in self._members:
+            raise self._missing(name)
+        return self._members[name]
+
+    def close(self) -> None:
+        """Close the zip."""
+        self._zip.close()
+
+
+class _Member(io.RawIOBase):
+    """One zip entry: yields exactly the declared number of bytes, or raises FormatError."""
+
+    def __init__(self, inner: IO[bytes], size: int, where: str) -> None:
+        self._inner = inner
+        self._left = size
+        self._where = where
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Read once; at the end the length must be the declared one (zipfile checks the CRC)."""
+        data = _guarded(self._where, lambda: self._inner.read(len(buffer)))
+        if len(data) > self._left or (not data and len(buffer) and self._left):
+            raise FormatError("the entry has another length than it declares", where=self._where)
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the entry."""
+        if not self.closed:
+            self._inner.close()
+        super().close()
+
+
+def _guarded(where: str, action: Callable[[], _T]) -> _T:
+    """Run `action` with every way in which a damaged zip fails turned into FormatError."""
+    try:
+        return action()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise FormatError("the zip entry is damaged", where=where, got=str(error)[:200]) from None
+
+
+def open_run(path: Path) -> RunReader:
+    """Return a reader of the run at `path`: a run directory, a `run.json` in one, or a zip.
+
+    Raises
+    ------
+    UsageError
+        If nothing is there.
+    FormatError
+        If what is there is none of the three, or unsafe to read.
+    """
+    if path.is_dir():
+        return DirectoryReader(path)
+    if not path.exists():
+        raise UsageError("no such file or directory", where=str(path), expected="a run directory, a run.json or a zip")
+    if path.name == "run.json" and path.is_file():
+        return DirectoryReader(path.absolute().parent)
+    if path.is_file() and zipfile.is_zipfile(path):
+        return ZipReader(path)
+    raise FormatError("not a run", where=str(path), expected="a run directory, a run.json or a zip")
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write `data` to `path` whole or not at all: aside in the same folder, to the disk, then renamed.
+
+    `mode` is narrowed by the umask. An existing file is replaced.
+    """
+    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(aside, flags, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

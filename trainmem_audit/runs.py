@@ -1,0 +1,94 @@
+"""Reads the lines and side files of a run, and compares two runs: what `verify`, `diff` and a replay share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainmem_audit.canonical import loads_strict
+from trainmem_audit.divergence import Comparison, TensorLookup, groups
+from trainmem_audit.documents.findings import Difference
+from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.steplog import Line
+from trainmem_audit.envelope import parse_envelope
+from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.rundir import RunReader
+from trainmem_audit.sidefiles import find_frame
+from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
+
+__all__ = ["MAX_ENVELOPE", "compare", "read_lines", "read_statement", "tensor_lookup"]
+
+_CHUNK = 2**20
+MAX_ENVELOPE = 64 * 2**20
+
+
+def read_lines(reader: RunReader) -> Iterator[Line]:
+    """Yield the checked lines of a run's step log; a torn last line is left out.
+
+    Raises
+    ------
+    FormatError
+        At the first line that is damaged.
+    UsageError
+        If the run has no step log.
+    """
+    if STEP_FILE not in reader.names():
+        raise UsageError("not a run", where=reader.label, expected=f"a {STEP_FILE}")
+    log = LogReader()
+    with reader.open(STEP_FILE) as file:
+        for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), STEP_FILE):
+            if whole:
+                yield log.read(line)
+
+
+def read_statement(reader: RunReader) -> Statement:
+    """Return the statement of a run without checking its signature.
+
+    Raises
+    ------
+    UsageError
+        If the run has no `run.json`.
+    FormatError
+        If it cannot be read.
+    """
+    if "run.json" not in reader.names():
+        raise UsageError(
+            "there is no run.json",
+            where=reader.label,
+            remedy="`trainmem-audit recover` closes a run that was killed" if STEP_FILE in reader.names() else "",
+        )
+    envelope = parse_envelope(reader.read("run.json", MAX_ENVELOPE), "run.json")
+    loads_strict(envelope.payload, "statement")
+    statement: Statement = Statement.parse(envelope.payload, "statement")
+    return statement
+
+
+def tensor_lookup(reader: RunReader) -> TensorLookup:
+    """Return what finds the tensor digests of a step in a run."""
+
+    def lookup(step: int) -> bytes | None:
+        if TENSOR_FILE not in reader.names():
+            return None
+        with reader.open(TENSOR_FILE) as file:
+            return find_frame(file, step)
+
+    return lookup
+
+
+def compare(expected: RunReader, got: RunReader) -> tuple[Difference | None, int]:
+    """Return the first difference of two recorded runs, and the number of steps that are equal before it.
+
+    Raises
+    ------
+    FormatError
+        If either log is damaged.
+    """
+    comparison = Comparison(tensor_lookup(expected), tensor_lookup(got))
+    right = groups(read_lines(got))
+    for group in groups(read_lines(expected)):
+        difference = comparison.feed(group, next(right, None))
+        if difference is not None:
+            return difference, comparison.steps
+    left_over = next(right, None)
+    if left_over is not None and left_over.last is not None:
+        raise FormatError("the second run goes on after the end of the first", where=got.label)
+    return None, comparison.steps

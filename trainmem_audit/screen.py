@@ -1,0 +1,113 @@
+"""L5: verdicts and differences as text for a terminal: what was checked, what was not, by whom it is signed.
+
+Everything that comes from a record passes through `safe_text`. One small reporter per format; JSON is the document
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
+from trainmem_audit.text import safe_text
+
+__all__ = ["FORMATS", "difference_lines", "verification_text"]
+
+_MARKS = {"pass": "ok  ", "fail": "FAIL", "not-checked": "–   "}
+_SIGNATURES = {
+    "trusted": "trusted",
+    "self": "valid, signed with a key of this machine (self: accepted, not trusted)",
+    "unknown-signer": "valid, unknown signer",
+    "not-checkable": "not checkable",
+    "invalid": "INVALID",
+}
+_MOST = 40
+
+
+def verification_text(verification: Verification) -> str:
+    """Return one screen: the numbered checks, the findings, the replay, the verdicts."""
+    return "\n".join(
+        [*_checks(verification), *_findings(verification), *_replay(verification.replay), *_verdicts(verification)]
+    )
+
+
+def _checks(verification: Verification) -> Iterator[str]:
+    yield safe_text(verification.name)
+    for check in verification.checks:
+        yield f"  {check.number} {check.title:<11} {_MARKS[check.state]} {safe_text(check.detail)}"
+    replay = verification.replay
+    asked = replay.outcome != "not-run" or replay.mode != "none"
+    mark = {"match": "ok  ", "match-within-tolerance": "ok  ", "mismatch": "FAIL"}.get(replay.outcome, "–   ")
+    yield f"  8 {'replay':<11} {mark} {replay.outcome}" + (
+        f", {replay.mode}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
+        if asked and replay.seconds
+        else f": {safe_text(replay.reason)}"
+    )
+
+
+def _findings(verification: Verification) -> Iterator[str]:
+    if verification.findings:
+        yield ""
+        yield f"findings ({len(verification.findings)})"
+    for finding in verification.findings[:_MOST]:
+        yield from _finding(finding)
+    if len(verification.findings) > _MOST:
+        yield f"  and {len(verification.findings) - _MOST} more (--format json lists them all)"
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"  {finding.severity} {finding.code} {safe_text(finding.where)}: {safe_text(finding.message)}"
+    for label, text in (("expected", finding.expected), ("got", finding.got), ("remedy", finding.remedy)):
+        if text:
+            yield f"    {label}: {safe_text(text)[:300]}"
+
+
+def _replay(replay: Replay) -> Iterator[str]:
+    if replay.outcome == "not-run" and replay.mode == "none" and replay.difference is None:
+        return
+    yield ""
+    label = "what-if replay (no verdict on the record)" if replay.what_if else "replay"
+    yield f"{label}: {replay.outcome}" + (f": {safe_text(replay.reason)}" if replay.reason else "")
+    if replay.changed_files:
+        yield f"  changed: {', '.join(safe_text(name) for name in replay.changed_files)}"
+    if replay.difference is not None:
+        yield from ("  " + line for line in difference_lines(replay.difference))
+    for note in replay.notes:
+        yield f"  note: {safe_text(note)}"
+
+
+def difference_lines(difference: Difference) -> Iterator[str]:
+    """Yield a difference: where, the blame, and every component in the order of cause with its tensors."""
+    stage = {"start": " (before its update)", "step": "", "end": " (after the last update)"}[difference.stage]
+    yield f"first difference: step {difference.step}{stage}"
+    yield f"blame: {safe_text(difference.blame)}"
+    yield f"  {difference.explanation}"
+    yield f"what differs there, in the order of cause ({len(difference.components)}):"
+    for component in difference.components:
+        detail = f": {safe_text(component.detail)}" if component.detail else ""
+        yield f"  {safe_text(component.component)}{detail}"
+        for tensor in component.tensors[:3]:
+            shape = "×".join(str(size) for size in tensor.shape) or "scalar"
+            yield f"      {safe_text(tensor.name)} {tensor.dtype} {shape}: {tensor.expected[:12]} → {tensor.got[:12]}"
+        if len(component.tensors) > 3:
+            yield f"      and {len(component.tensors) - 3} more tensors"
+
+
+def _verdicts(verification: Verification) -> Iterator[str]:
+    signature = verification.signature
+    who = f" · {safe_text(signature.principal)}" if signature.principal else ""
+    keyid = f" · {safe_text(signature.keyid)}" if signature.keyid else ""
+    yield ""
+    yield f"bytes:     {verification.bytes}"
+    yield f"signature: {_SIGNATURES[signature.state]}{who}{keyid}"
+    yield f"record:    {verification.record}"
+    what = " (what-if: no verdict on the record)" if verification.replay.what_if else ""
+    yield f"replay:    {verification.replay.outcome}{what}"
+
+
+def _json(verification: Verification) -> str:
+    return verification.model_dump_json(by_alias=True, indent=2)
+
+
+FORMATS: dict[str, Callable[[Verification], str]] = {"json": _json, "text": verification_text}
+"""How a verification can be printed."""

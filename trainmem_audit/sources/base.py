@@ -1,0 +1,73 @@
+"""What every kind of component gives to the recorder: its labels, and its tensors or values right now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from trainmem_audit.canonical import float_text
+
+__all__ = ["ComponentState", "Labels", "Source", "plain_value"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of STANDARD § 1. `lifetime_steps` where a formula gives it, e.g. 1/(1-β)."""
+
+    source: str
+    lifetime: str
+    visibility: str = "unknown"
+    lifetime_steps: float | None = None
+
+
+@dataclass(frozen=True)
+class ComponentState:
+    """A component at one moment: either named tensors (aliases, not copies) or a tree of plain values."""
+
+    name: str
+    labels: Labels
+    tensors: list[tuple[str, torch.Tensor]] | None = None
+    values: Any = None
+
+
+class Source(Protocol):
+    """A live source of memory."""
+
+    def components(self) -> Iterable[ComponentState]:
+        """Give the components as they are now; nothing when the objects are gone."""
+        ...
+
+
+_SKIP = object()
+
+
+def plain_value(value: Any) -> Any:
+    """Return `value` as a tree of strings, integers, booleans and `None`, with floats as hex text.
+
+    What has no plain form (functions, modules, objects) is left out of its container.
+    """
+    plain = _plain(value)
+    return None if plain is _SKIP else plain
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**53 else str(value)
+    if isinstance(value, float):
+        return float_text(value)
+    if isinstance(value, torch.Tensor):
+        return _plain(value.detach().item()) if value.numel() == 1 else _SKIP
+    if isinstance(value, dict):
+        members = ((str(key), _plain(member)) for key, member in value.items())
+        return {key: member for key, member in members if member is not _SKIP}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        return [member for member in map(_plain, items) if member is not _SKIP]
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _plain(value.item())  # a NumPy scalar
+    return _SKIP

@@ -1,0 +1,94 @@
+"""Random streams: Python's, NumPy's and torch's global generators, CUDA's, and the generators of data loaders.
+
+Reading a state draws nothing. A torch stream's bytes are those of `Generator.get_state()`.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import sys
+import weakref
+from typing import Any
+
+import torch
+
+from trainmem_audit.digests import tensor_bytes, tensor_digest
+from trainmem_audit.documents.steplog import Stream
+from trainmem_audit.errors import FormatError
+from trainmem_audit.sources.twisters import numpy_digest, numpy_stream, python_digest, python_stream
+
+__all__ = ["StreamSet", "restore_torch", "torch_stream"]
+
+
+def torch_stream(generator: torch.Generator) -> Stream:
+    """Return the state of a torch generator."""
+    algorithm = "mt19937" if generator.device.type == "cpu" else "philox4x32-10"
+    state = base64.b64encode(tensor_bytes(generator.get_state())).decode()
+    return Stream(library="torch", algorithm=algorithm, device=str(generator.device), state=state)
+
+
+def restore_torch(stream: Stream, generator: torch.Generator) -> None:
+    """Set `generator` to the state of `stream`.
+
+    Raises
+    ------
+    FormatError
+        If the state is none of this kind of generator.
+    """
+    data = bytearray(base64.b64decode(stream.state))
+    try:
+        generator.set_state(torch.frombuffer(data, dtype=torch.uint8).clone())
+    except (RuntimeError, ValueError) as error:
+        raise FormatError("a random state cannot be restored", where="torch", got=str(error)[:120]) from None
+
+
+class StreamSet:
+    """Every stream that is known, and the digest of each as it is now."""
+
+    def __init__(self) -> None:
+        self._generators: dict[str, weakref.ref[torch.Generator]] = {}
+        self._python_raw: Any = None
+        self._python = ""
+
+    def add_generator(self, name: str, generator: torch.Generator) -> None:
+        """Follow one more torch generator, under `name` (numbered when another one has it)."""
+        if generator is torch.default_generator:
+            return
+        if any(reference() is generator for reference in self._generators.values()):
+            return
+        number = sum(known == name or known.startswith(f"{name}.") for known in self._generators)
+        self._generators[f"{name}.{number + 1}" if number else name] = weakref.ref(generator)
+
+    def digests(self) -> dict[str, str]:
+        """Return the hex digest of each stream's state by name. Draws nothing."""
+        found = {"python": self._python_digest(), "torch.cpu": tensor_digest(torch.default_generator.get_state()).hex()}
+        if "numpy.random" in sys.modules:
+            found["numpy"] = numpy_digest()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            for index, generator in enumerate(torch.cuda.default_generators):
+                found[f"torch.cuda.{index}"] = tensor_digest(generator.get_state()).hex()
+        for name, reference in self._generators.items():
+            live = reference()
+            if live is not None:
+                found[name] = tensor_digest(live.get_state()).hex()
+        return found
+
+    def describe(self, name: str) -> Stream | None:
+        """Return the full state of the stream `name`, or `None` if it is gone."""
+        if name == "python":
+            return python_stream()
+        if name == "numpy":
+            return numpy_stream()
+        if name == "torch.cpu":
+            return torch_stream(torch.default_generator)
+        if name.startswith("torch.cuda."):
+            return torch_stream(torch.cuda.default_generators[int(name.rsplit(".", 1)[1])])
+        generator = self._generators[name]()
+        return None if generator is None else torch_stream(generator)
+
+    def _python_digest(self) -> str:
+        raw = random.getstate()
+        if raw != self._python_raw:
+            self._python_raw, self._python = raw, python_digest(raw)
+        return self._python

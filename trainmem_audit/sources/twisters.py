@@ -1,0 +1,80 @@
+"""Mersenne Twister streams of Python and NumPy: state out, state in. No torch here, for it may not be imported yet.
+
+A stream's bytes are the 624 words and the position as little-endian uint32. A cached second normal deviate is kept
+beside them and enters the digest. Reading a state draws nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import sys
+from array import array
+from typing import Any
+
+from blake3 import blake3
+
+from trainmem_audit.canonical import float_text, parse_float_text
+from trainmem_audit.documents.steplog import Stream
+from trainmem_audit.errors import FormatError
+
+__all__ = ["numpy_digest", "numpy_stream", "python_digest", "python_stream", "restore_twister"]
+
+
+def python_stream() -> Stream:
+    """Return the state of Python's global generator."""
+    _, words, gauss = random.getstate()
+    return _stream("python", array("I", words).tobytes(), gauss)
+
+
+def numpy_stream() -> Stream:
+    """Return the state of NumPy's global (legacy) generator; `numpy.random` must be imported already."""
+    return _stream("numpy", *_numpy_bytes())
+
+
+def python_digest(state: tuple[Any, ...]) -> str:
+    """Return the hex digest of what `random.getstate()` gave."""
+    return _digest(array("I", state[1]).tobytes(), state[2])
+
+
+def numpy_digest() -> str:
+    """Return the hex digest of NumPy's global generator."""
+    return _digest(*_numpy_bytes())
+
+
+def restore_twister(stream: Stream) -> None:
+    """Set the global generator of Python or NumPy to the state of `stream`.
+
+    Raises
+    ------
+    FormatError
+        If the state has not the form of its library.
+    """
+    try:
+        words = array("I")
+        words.frombytes(base64.b64decode(stream.state))
+        gauss = None if stream.gauss is None else parse_float_text(stream.gauss)
+        if stream.library == "python":
+            random.setstate((3, tuple(words), gauss))
+        else:
+            state = ("MT19937", words[:-1].tolist(), words[-1], int(gauss is not None), gauss or 0.0)
+            sys.modules["numpy.random"].set_state(state)
+    except (ValueError, TypeError, IndexError) as error:
+        raise FormatError("a random state cannot be restored", where=stream.library, got=str(error)[:120]) from None
+
+
+def _numpy_bytes() -> tuple[bytes, float | None]:
+    state: dict[str, Any] = sys.modules["numpy.random"].get_state(legacy=False)
+    inner = state["state"]
+    data = inner["key"].tobytes() + int(inner["pos"]).to_bytes(4, "little")
+    return data, state["gauss"] if state["has_gauss"] else None
+
+
+def _stream(library: str, data: bytes, gauss: float | None) -> Stream:
+    members = {"library": library, "algorithm": "mt19937", "device": "cpu"}
+    state = base64.b64encode(data).decode()
+    return Stream.model_validate({**members, "state": state, "gauss": None if gauss is None else float_text(gauss)})
+
+
+def _digest(data: bytes, gauss: float | None) -> str:
+    return blake3(data if gauss is None else data + float_text(gauss).encode()).hexdigest()
