@@ -9,6 +9,7 @@ Not here: what the bytes mean (`documents`), and where tensors get their bytes f
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -27,8 +28,10 @@ __all__ = [
     "chain_digest",
     "component_digest",
     "content_digest",
+    "first_changed_line",
     "float_text",
     "line_bytes",
+    "line_marks",
     "loads_strict",
     "parse_float_text",
     "sha256_hex",
@@ -186,6 +189,24 @@ def content_digest(parts: Iterable[bytes]) -> bytes:
 def sha256_hex(data: bytes) -> str:
     """Return the lower-case hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def line_marks(data: bytes) -> str:
+    """Return four bytes of BLAKE3 for each line of a text (with its LF), in base64.
+
+    They tell *where* a file was changed; that it was changed its full digest tells.
+    """
+    return base64.b64encode(b"".join(blake3(line).digest()[:4] for line in data.splitlines(keepends=True))).decode()
+
+
+def first_changed_line(data: bytes, marks: str) -> int:
+    """Return the number (from 1) of the first line of `data` that does not have its mark."""
+    expected = base64.b64decode(marks)
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if blake3(line).digest()[:4] != expected[4 * number : 4 * number + 4]:
+            return number + 1
+    return len(lines) + 1
 
 
 def float_text(value: float) -> str:

@@ -20,8 +20,8 @@ __all__ = ["dtype_name", "tensor_bytes", "tensor_digest"]
 if sys.byteorder != "little":
     raise RecordingError("tensor digests need a little-endian machine", got=sys.byteorder)
 
-_THREADED_FROM = 2**20
-"""Bytes from which BLAKE3's thread pool is worth its start (measured: slower below)."""
+_THREADED_FROM = 4 * 2**20
+"""Bytes from which BLAKE3's thread pool is worth its start: beside training threads that spin it is slower below."""
 
 _READ = 0x100  # PyBUF_READ
 _memory = ctypes.pythonapi.PyMemoryView_FromMemory

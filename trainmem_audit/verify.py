@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainmem_audit.assemble import manifest_members
-from trainmem_audit.canonical import canonical_bytes, loads_strict
+from trainmem_audit.canonical import canonical_bytes, first_changed_line, loads_strict
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.findings import Check, Finding, Replay, Signature, Verification
 from trainmem_audit.documents.manifest import (
@@ -47,6 +47,7 @@ from trainmem_audit.trust import Trust, accepted, judge
 
 __all__ = ["Examination", "Policy", "Replayer", "examine", "examine_signature"]
 
+MAX_CODE = 64 * 2**20
 _CHUNK = 2**20
 _TITLES = ("envelope", "signature", "trust", "statement", "files", "step log", "side files")
 _NOT_RUN = Replay(outcome="not-run", mode="none", reason="no replay was asked for")
@@ -319,7 +320,8 @@ def _check_files(found: Examination, statement: Statement) -> None:
             continue
         if digest != listed[name]:
             message = "the file is not the one that was signed"
-            findings.append(_other("FILE-CHANGED", name, message, f"sha256 {listed[name]}", f"sha256 {digest}"))
+            where = _changed_place(reader, statement, name)
+            findings.append(_other("FILE-CHANGED", where, message, f"sha256 {listed[name]}", f"sha256 {digest}"))
     if len(listed) != len(statement.subject):
         findings.append(_other("FILE-TWICE", "subject", "a file is listed twice", "each once", "twice"))
     for file in statement.predicate.files:
@@ -330,6 +332,14 @@ def _check_files(found: Examination, statement: Statement) -> None:
         _fail(found, 5, f"{len(findings)} of {len(listed)} files are not as signed", findings)
     else:
         _pass(found, 5, f"{len(listed)} files, each with its SHA-256; no other file")
+
+
+def _changed_place(reader: RunReader, statement: Statement, name: str) -> str:
+    """Return `file:line` for a changed code file; for the step log and its side files steps 6 and 7 name the place."""
+    marks = next((file.lines for file in statement.predicate.files if file.file == name and file.lines), None)
+    if marks is None or reader.size(name) > MAX_CODE:
+        return name
+    return f"{name}:{first_changed_line(reader.read(name, MAX_CODE), marks)}"
 
 
 def _check_log(found: Examination, statement: Statement, watch: Callable[[Line], None]) -> None:

@@ -136,12 +136,16 @@ class Input(Document):
 
 
 class SourceFile(Document):
-    """A file of code that ran. `file` is its copy in the run directory (absent under `--no-source`)."""
+    """A file of code that ran. `file` is its copy in the run directory (absent under `--no-source`).
+
+    `lines` are the marks of its lines (`canonical.line_marks`), which tell where a changed copy was changed.
+    """
 
     path: RelPath
     role: Literal["entry", "imported"]
     sha256: Digest
     file: RelPath | None = None
+    lines: Base64 | None = None
 
 
 class Begin(Document):

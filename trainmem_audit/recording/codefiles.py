@@ -9,6 +9,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+from trainmem_audit.canonical import line_marks
 from trainmem_audit.documents.steplog import SourceFile
 from trainmem_audit.rundir import write_atomic
 
@@ -48,8 +49,10 @@ class CodeFiles:
             data = path.read_bytes()
         except OSError:
             return []
-        members = {"path": name, "role": role, "sha256": hashlib.sha256(data).hexdigest()}
+        digest = hashlib.sha256(data).hexdigest()
+        members = {"path": name, "role": role, "sha256": digest}
         if self._copy:
+            members["lines"] = line_marks(data)
             members["file"] = "source/" + source_name(name)
             target = self._run_dir / members["file"]
             target.parent.mkdir(parents=True, exist_ok=True)

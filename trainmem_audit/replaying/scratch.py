@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainmem_audit.canonical import first_changed_line
 from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.documents.steplog import Argument, Input, SourceFile
 from trainmem_audit.errors import FormatError, ReplayError, UsageError
@@ -92,7 +93,8 @@ def build_scratch(
     scratch.tree.mkdir()
     for file, content, digest in changed_code(reader, manifest, source):
         if digest != file.sha256:
-            _allow(allow_changed, file.path, file.sha256, digest, scratch)
+            line = f":{first_changed_line(content, file.lines)}" if file.lines else ""
+            _allow(allow_changed, file.path + line, file.sha256, digest, scratch)
         _place(scratch.tree / _relative(file.path), content)
     if source is not None and allow_changed:
         _add_new_modules(source, scratch.tree)

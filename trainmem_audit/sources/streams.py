@@ -48,7 +48,7 @@ class StreamSet:
 
     def __init__(self) -> None:
         self._generators: dict[str, weakref.ref[torch.Generator]] = {}
-        self._python_raw: Any = None
+        self._python_mark: Any = None
         self._python = ""
 
     def add_generator(self, name: str, generator: torch.Generator) -> None:
@@ -88,7 +88,9 @@ class StreamSet:
         return None if generator is None else torch_stream(generator)
 
     def _python_digest(self) -> str:
-        raw = random.getstate()
-        if raw != self._python_raw:
-            self._python_raw, self._python = raw, python_digest(raw)
+        state = random.getstate()
+        _, words, gauss = state
+        mark = (words[-1], words[:8], gauss)  # position, 256 bits of the key (all words change at once), second normal
+        if mark != self._python_mark:
+            self._python_mark, self._python = mark, python_digest(state)
         return self._python
