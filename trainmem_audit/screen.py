@@ -89,6 +89,8 @@ def difference_lines(difference: Difference) -> Iterator[str]:
         for tensor in component.tensors[:3]:
             shape = "×".join(str(size) for size in tensor.shape) or "scalar"
             yield f"      {safe_text(tensor.name)} {tensor.dtype} {shape}: {tensor.expected[:12]} → {tensor.got[:12]}"
+            if tensor.size:
+                yield f"        {safe_text(tensor.size)}"
         if len(component.tensors) > 3:
             yield f"      and {len(component.tensors) - 3} more tensors"
 

@@ -73,6 +73,9 @@ def _verify(
     allow_changed_source: Annotated[
         bool, typer.Option("--allow-changed-source", help="Replay changed code or data, as a what-if.")
     ] = False,
+    sizes: Annotated[
+        bool, typer.Option("--sizes/--no-sizes", help="In a what-if, run both programs again to say how large it is.")
+    ] = True,
     timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds after which to end.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Also write the verification as JSON.")] = None,
     form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
@@ -93,6 +96,7 @@ def _verify(
             "source": source,
             "data": tuple(data or ()),
             "allow_changed_source": allow_changed_source,
+            "sizes": sizes,
             "timeout": timeout,
         }
         replayer = None if replay is None else _replayer(reader, replay, yes, quiet, options)

@@ -51,13 +51,17 @@ class Signature(Document):
 
 
 class TensorDifference(Document):
-    """One tensor that differs: its name, dtype and shape, and the digests of both sides."""
+    """One tensor that differs: its name, dtype and shape, the digests of both sides, and where known the size.
+
+    `size` says in words how many elements differ, by how much, and what the first of them is on both sides.
+    """
 
     name: str
     dtype: str = ""
     shape: tuple[Count, ...] = ()
     expected: str
     got: str
+    size: str = ""
 
 
 class ComponentDifference(Document):

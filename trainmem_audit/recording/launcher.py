@@ -35,7 +35,7 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `imposed` ({streams, threads}), `quiet`.
+        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`.
     arguments:
         The script's own arguments.
     """
@@ -150,7 +150,7 @@ def _module_spec(name: str) -> importlib.machinery.ModuleSpec:
 
 
 def _options(order: dict[str, Any], module: ModuleType) -> Options:
-    imposed = order.get("imposed")
+    imposed, dump = order.get("imposed"), order.get("dump")
     return Options(
         run_dir=Path(order["runDir"]),
         cwd=Path(order["cwd"]),
@@ -167,6 +167,7 @@ def _options(order: dict[str, Any], module: ModuleType) -> Options:
             {name: Stream.model_validate(members) for name, members in imposed["streams"].items()},
             imposed.get("threads"),
         ),
+        dump=None if dump is None else (dump[0], Path(dump[1])),
         say=_say,
     )
 

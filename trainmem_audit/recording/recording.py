@@ -62,6 +62,8 @@ class Options:
         Whether to set the start states of the random streams (the launcher does; a library must not).
     imposed:
         What to set instead, at replay.
+    dump:
+        A step and the file to which the tensors of its state are written aside (`recording.dump`), at replay.
     """
 
     run_dir: Path
@@ -75,6 +77,7 @@ class Options:
     inputs: tuple[Path, ...] = ()
     draw_starts: bool = True
     imposed: Imposed | None = None
+    dump: tuple[int, Path] | None = None
     say: Callable[[str], None] = lambda text: print(f"trainmem-audit: {text}", file=sys.stderr)
 
 
@@ -184,6 +187,7 @@ class Recording:
         profile = {"profile": numeric_profile(), "rngCanary": rng_canary(), "streams": {"torch.cpu": start}}
         self._writer.put({"t": "inventory", **profile})
         self.session = Session(self._writer, self._known_streams, self._first_step)
+        self.session.dump = self._options.dump
         self._uninstall = install(self.session, self._fail)
 
     def _numpy_imported(self) -> None:

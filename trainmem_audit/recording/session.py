@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from blake3 import blake3
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.recording.dump import write_dump
 from trainmem_audit.recording.facts import numeric_profile
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
@@ -87,6 +89,7 @@ class Session:
         self.steps = 0
         self.seconds = dict.fromkeys(_PARTS, 0.0)
         self.not_recorded: set[str] = set()
+        self.dump: tuple[int, Path] | None = None
         self._writer = writer
         self._on_first_step = on_first_step
         self._lock = threading.RLock()
@@ -190,6 +193,8 @@ class Session:
                 members["values"] = values
             self._inputs, self._losses = [], []
             self._writer.put(members, digests, indices)
+            if self.dump is not None and self.dump[0] == self.steps:
+                write_dump(self.dump[1], self._sources())
             self.steps += 1
             self.seconds["line"] += time.perf_counter() - began
 

@@ -34,13 +34,23 @@ _CAPABILITIES = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "default", "NO A
 class Child:
     """A context manager around one running replay."""
 
-    def __init__(self, root: Path, tree: Path, manifest: Manifest, arguments: list[str], timeout: float) -> None:
+    def __init__(
+        self,
+        root: Path,
+        tree: Path,
+        manifest: Manifest,
+        arguments: list[str],
+        timeout: float,
+        dump: tuple[int, Path] | None = None,
+    ) -> None:
         self.run_dir = root / "record"
         self.run_dir.mkdir()
         self._output = root / "output"
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         order = _order(manifest, tree, self.run_dir)
+        if dump is not None:
+            order["dump"] = [dump[0], str(dump[1])]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 interpreter_command(order, arguments),
@@ -83,6 +93,20 @@ class Child:
                     return
                 else:
                     self._wait()
+
+    def wait_for(self, path: Path) -> bool:
+        """Wait until `path` is there; return whether it is, now that it is or the process has ended.
+
+        Raises
+        ------
+        ReplayError
+            If the time is up.
+        """
+        while not path.exists():
+            if self._process.poll() is not None:
+                return path.exists()
+            self._wait()
+        return True
 
     def end(self) -> None:
         """End the process and everything it started: asked first, then made to."""

@@ -20,6 +20,7 @@ from trainmem_audit.documents.steplog import End, Inventory, Line
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
 from trainmem_audit.replaying.child import Child
 from trainmem_audit.replaying.scratch import Scratch, build_scratch
+from trainmem_audit.replaying.sizes import Dump, with_sizes
 from trainmem_audit.rundir import RunReader, open_run
 from trainmem_audit.runs import read_lines, tensor_lookup
 from trainmem_audit.steplog import LogReader, LogSummary, iter_lines
@@ -53,6 +54,8 @@ class ReplayOptions:
         Gives the value of a redacted argument.
     progress:
         Told the number of steps that matched.
+    sizes:
+        Whether a what-if runs both programs once more to the step that differs, to say how large the differences are.
     timeout:
         Seconds; by default ten times what the recorded run took, and five minutes.
     """
@@ -64,6 +67,7 @@ class ReplayOptions:
     data: tuple[Path, ...] = ()
     allow_changed_source: bool = False
     timeout: float | None = None
+    sizes: bool = True
     progress: Callable[[int], None] = lambda _: None
 
 
@@ -114,8 +118,11 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
         except ReplayError as error:
             return Replay(outcome="not-run", mode=mode, reason=" ".join(str(error).split()))
         _ask(manifest, scratch, options)
+        what_if = options.allow_changed_source and bool(scratch.changed)
         verdict = _run(root, scratch, reader, manifest, options)
-    what_if = options.allow_changed_source and bool(scratch.changed)
+        if what_if and options.sizes and verdict.difference is not None and verdict.difference.stage != "end":
+            measured = _measure(root, scratch, reader, manifest, options, verdict.difference)
+            verdict = verdict.model_copy(update={"difference": measured})
     return verdict.model_copy(
         update={
             "mode": mode,
@@ -159,6 +166,35 @@ def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, op
             )
         notes = tuple(f"random stream {name} exists on one side only" for name in sorted(comparison.ignored_streams))
     return _verdict(difference, comparison.steps, watcher.summary, manifest, bool(scratch.changed), notes)
+
+
+def _measure(
+    root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, options: ReplayOptions, found: Difference
+) -> Difference:
+    """Run the signed and the changed program to the step that differs, and compare the values of the tensors."""
+    timeout = options.timeout if options.timeout is not None else 10 * _recorded_seconds(manifest) + 300
+    dumps = []
+    for side in ("signed", "changed"):
+        folder = root / side
+        folder.mkdir()
+        path = folder / "dump"
+        try:
+            tree = build_scratch(
+                folder,
+                reader,
+                manifest,
+                source=None if side == "signed" else options.source,
+                data=options.data,
+                allow_changed=side == "changed",
+                secret=options.secret,
+            )
+        except (UsageError, ReplayError):
+            return found  # the signed code or data is not at hand
+        with Child(folder, tree.tree, manifest, tree.arguments, timeout, dump=(found.step, path)) as child:
+            if not child.wait_for(path.with_suffix(".json")):
+                return found
+        dumps.append(Dump(path))
+    return with_sizes(found, dumps[0], dumps[1])
 
 
 def _fresh_lookup(run_dir: Path, step: int) -> bytes | None:

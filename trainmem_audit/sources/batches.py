@@ -31,12 +31,14 @@ def batch_digest(batch: Any) -> bytes:
 def _leaves(value: Any, parts: list[bytes], depth: int) -> None:
     if isinstance(value, torch.Tensor):
         parts += (f"tensor {dtype_name(value)} {list(value.shape)};".encode(), tensor_digest(value))
+    elif depth > _MAX_DEPTH:
+        parts.append(b"too deep;")
     elif isinstance(value, dict):
         parts.append(f"mapping {len(value)};".encode())
         for key, member in value.items():
             parts.append(_text(str(key)))
             _leaves(member, parts, depth + 1)
-    elif isinstance(value, (list, tuple)) and depth < _MAX_DEPTH:
+    elif isinstance(value, (list, tuple)):
         parts.append(f"sequence {len(value)};".encode())
         for member in value:
             _leaves(member, parts, depth + 1)
@@ -48,7 +50,7 @@ def _leaves(value: Any, parts: list[bytes], depth: int) -> None:
         parts += (b"bytes;", blake3(value).digest())
     elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         parts += (f"array {value.dtype.str} {list(value.shape)};".encode(), blake3(value.tobytes()).digest())
-    elif hasattr(value, "__dict__") and depth < _MAX_DEPTH:
+    elif hasattr(value, "__dict__"):
         parts.append(_text(f"object {type(value).__qualname__}"))
         members = {key: member for key, member in vars(value).items() if isinstance(member, torch.Tensor | dict)}
         _leaves(members, parts, depth + 1)

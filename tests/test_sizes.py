@@ -1,0 +1,77 @@
+"""How large a difference is: counted, bounded, and its first element named with the distance in ULP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainmem_audit.digests import dtype_name, tensor_digest
+from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
+from trainmem_audit.recording.dump import write_dump
+from trainmem_audit.replaying.sizes import Dump, with_sizes
+from trainmem_audit.sources.modules import ModuleSource
+
+
+class Holder(nn.Module):
+    """One buffer."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("x", value)
+
+
+def dump(folder: Path, name: str, value: torch.Tensor) -> Dump:
+    holder = Holder(value)
+    write_dump(folder / name, [ModuleSource("model", holder)])
+    return Dump(folder / name)
+
+
+def size(folder: Path, a: torch.Tensor, b: torch.Tensor, claimed: torch.Tensor | None = None) -> str:
+    digest = tensor_digest(a if claimed is None else claimed).hex()
+    tensor = TensorDifference(
+        name="x", dtype=dtype_name(a), shape=tuple(a.shape), expected=digest, got=tensor_digest(b).hex()
+    )
+    component = ComponentDifference(
+        component="model.buffers", cause=0, stage="step", expected="", got="", tensors=(tensor,), tensors_known=True
+    )
+    found = Difference(step=0, stage="step", blame="", explanation="", components=(component,))
+    sized = with_sizes(found, dump(folder, "a", a), dump(folder, "b", b))
+    return sized.components[0].tensors[0].size
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_next_float_is_one_ulp_away(tmp_path: Path, dtype: torch.dtype) -> None:
+    a = torch.ones(2, 3, dtype=dtype)
+    b = a.clone()
+    b[1, 2] = (
+        torch.nextafter(b[1, 2].float(), torch.tensor(2.0)) if dtype == torch.float32 else 1 + torch.finfo(dtype).eps
+    )
+    assert "1 of 6 elements" in size(tmp_path, a, b)
+    assert "first at [1, 2]" in size(tmp_path, a, b)
+    assert size(tmp_path, a, b).endswith(", 1 ULP")
+
+
+def test_zeros_of_both_signs_are_no_ulp_apart(tmp_path: Path) -> None:
+    assert size(tmp_path, torch.tensor([0.0]), torch.tensor([-0.0])).endswith(": 0 → -0, 0 ULP")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        (torch.tensor(3), torch.tensor(5), "1 of 1 elements, by at most 2 "),
+        (torch.tensor([True, False]), torch.tensor([True, True]), "first at [1]: 0 → 1"),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")]), "2 → nan"),
+        (torch.tensor([1 + 1j]), torch.tensor([1 + 2j]), "by at most 1 "),
+    ],
+)
+def test_other_kinds_of_values(tmp_path: Path, a: torch.Tensor, b: torch.Tensor, says: str) -> None:
+    assert says in size(tmp_path, a, b)
+
+
+def test_values_that_have_not_the_recorded_digest_say_so(tmp_path: Path) -> None:
+    wrong: Any = torch.tensor([9.0])
+    assert size(tmp_path, torch.tensor([1.0]), torch.tensor([2.0]), wrong) == "the values could not be made again"

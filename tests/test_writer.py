@@ -1,0 +1,77 @@
+"""The writer: what it keeps within a budget, and that a failure ends the recording and not the training."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainmem_audit.errors import RecordingError
+from trainmem_audit.recording.writer import LogWriter, Thinning
+
+
+@given(st.integers(0, 5000), st.integers(1, 64), st.integers(0, 3000))
+def test_thinning_stays_within_its_budget(budget: int, size: int, steps: int) -> None:
+    thinning = Thinning(budget)
+    assert sum(size for step in range(steps) if thinning.keep(step, size)) <= budget
+
+
+def test_thinning_keeps_every_step_of_the_first_half_and_then_ever_fewer() -> None:
+    thinning = Thinning(1000)
+    kept = [step for step in range(20_000) if thinning.keep(step, 10)]
+    assert kept[:50] == list(range(50))
+    gaps = [after - before for before, after in itertools.pairwise(kept)]
+    assert gaps == sorted(gaps)
+    assert kept[-1] > 1000
+
+
+def begin() -> dict[str, Any]:
+    return {
+        "t": "begin", "format": "trainmem-audit/step-log/v1", "nonce": "0" * 32, "rank": 0, "world": 1,
+        "started": "2026-01-01T00:00:00Z", "producer": {"name": "t", "version": "0"},
+        "command": {"kind": "script", "entry": "{cwd}/t.py", "hashSeed": "0"},
+        "environment": {
+            "python": "3", "implementation": "C", "system": "L", "machine": "m", "cpu": "c", "cpuCount": 1,
+            "packages": {}, "variables": {},
+        },
+        "streams": {}, "tensorBudget": 0,
+    }  # fmt: skip
+
+
+def test_a_line_that_could_not_be_read_again_ends_the_recording(tmp_path: Path) -> None:
+    failures: list[Exception] = []
+    writer = LogWriter(tmp_path, 0, failures.append)
+    writer.start(begin())
+    writer.put({"t": "step", "i": 0, "state": {}, "rng": {"python": "not a digest"}})
+    writer.put({"t": "step", "i": 1, "state": {}, "rng": {}})
+    with pytest.raises(RecordingError):
+        writer.close()
+    assert len(failures) == 1
+    assert (tmp_path / "steps.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[Exception] = []
+    writer = LogWriter(tmp_path, 0, failures.append)
+    writer.start(begin())
+
+    def full(descriptor: int, data: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainmem_audit.recording.writer.os.write", full)
+    for step in range(2000):  # more than may wait: nothing blocks
+        writer.put({"t": "step", "i": step, "state": {}, "rng": {}})
+    with pytest.raises(RecordingError):
+        writer.close()
+    assert isinstance(failures[0], OSError)
+
+
+def test_an_existing_log_is_never_written_to(tmp_path: Path) -> None:
+    (tmp_path / "steps.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError):
+        LogWriter(tmp_path, 0, lambda _: None)
+    assert (tmp_path / "steps.jsonl").read_text() == "mine"

@@ -1,0 +1,106 @@
+"""How large a difference is, element by element: the values of both sides, made again by replaying to that step.
+
+A record holds digests and no values, so a mismatch names the tensor and not its size. In a what-if both programs are at
+hand, the signed one and the changed one: each is run once more up to the step that differs, where the launcher writes
+the state of that step aside (`recording.dump`). Values are compared only if the signed program gave its signed digests.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from trainmem_audit.documents.findings import Difference, TensorDifference
+from trainmem_audit.errors import FormatError
+
+__all__ = ["Dump", "with_sizes"]
+
+_DTYPES = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4",
+    "int16": "<i2", "int8": "<i1", "uint8": "<u1", "bool": "<u1", "complex64": "<c8", "complex128": "<c16",
+}  # fmt: skip
+
+
+class Dump:
+    """A state that the launcher wrote aside: `PATH.json` says where in `PATH` each tensor lies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._index: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+
+    def tensor(self, component: str, name: str) -> bytes | None:
+        """Return the bytes of one tensor, or `None` if it is not there."""
+        place = self._index.get(component, {}).get(name)
+        if place is None:
+            return None
+        with self._path.open("rb") as file:
+            file.seek(place[0])
+            return file.read(place[1])
+
+
+def with_sizes(difference: Difference, expected: Dump, got: Dump) -> Difference:
+    """Return `difference` with the size of each tensor's difference, where the values have the digests in it."""
+    components = tuple(
+        component.model_copy(
+            update={
+                "tensors": tuple(
+                    tensor.model_copy(update={"size": _size(tensor, component.component, expected, got)})
+                    for tensor in component.tensors
+                )
+            }
+        )
+        for component in difference.components
+    )
+    return difference.model_copy(update={"components": components})
+
+
+def _size(tensor: TensorDifference, component: str, expected: Dump, got: Dump) -> str:
+    left, right = (dump.tensor(component, tensor.name) for dump in (expected, got))
+    if left is None or right is None or tensor.dtype not in _DTYPES:
+        return ""
+    if (blake3(left).hexdigest(), blake3(right).hexdigest()) != (tensor.expected, tensor.got):
+        return "the values could not be made again"
+    return _describe(_values(left, tensor), _values(right, tensor), tensor)
+
+
+def _values(data: bytes, tensor: TensorDifference) -> NDArray[Any]:
+    try:
+        flat = np.frombuffer(data, dtype=_DTYPES[tensor.dtype])
+        if tensor.dtype == "bfloat16":
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        return flat.reshape(tensor.shape)
+    except ValueError as error:
+        raise FormatError("a tensor has not the size of its header", where=tensor.name, got=str(error)) from None
+
+
+def _describe(left: NDArray[Any], right: NDArray[Any], tensor: TensorDifference) -> str:
+    """Say how many elements differ, by how much at most, and what the first of them is on both sides."""
+    rows = [side.reshape(-1).view(np.uint8).reshape(side.size, -1) for side in (left, right)]
+    flat = np.flatnonzero((rows[0] != rows[1]).any(axis=1))
+    with np.errstate(all="ignore"):
+        wide = left.astype(np.complex128 if np.iscomplexobj(left) else np.float64)
+        largest = np.nanmax(np.abs(right - wide), initial=0.0)
+        scale = np.nanmax(np.abs(wide), initial=0.0)
+    at = np.unravel_index(flat[0], left.shape)
+    place = list(map(int, at))
+    ulp = _ulp(left.reshape(-1)[flat[0]], right.reshape(-1)[flat[0]], tensor.dtype)
+    return (
+        f"{flat.size} of {left.size} elements, by at most {largest:.3g} (the largest value is {scale:.3g}); "
+        f"first at {place}: {left[at]:.9g} → {right[at]:.9g}{ulp}"
+    )
+
+
+def _ulp(a: Any, b: Any, dtype: str) -> str:
+    """Return the distance of two floats in units in the last place: that of their bit patterns in numeric order."""
+    kind = {"float64": "<i8", "float32": "<i4", "float16": "<i2", "bfloat16": "<i4"}.get(dtype)
+    if kind is None or not (np.isfinite(a) and np.isfinite(b)):
+        return ""
+    bits = [int(np.asarray(value).view(kind)) for value in (a, b)]
+    lowest = -(2 ** (8 * int(kind[-1]) - 1))
+    left, right = (value if value >= 0 else lowest - value for value in bits)
+    return f", {abs(left - right) >> (16 if dtype == 'bfloat16' else 0)} ULP"
