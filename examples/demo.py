@@ -34,7 +34,7 @@ class Role:
         self.cwd = out / name
         self.cwd.mkdir()
         self.prompt = f"\n[{self.cwd.relative_to(out.parent)}]$"
-        self.variables = {"TRAINMEM_AUDIT_HOME": str(out / "home" / name)}
+        self.variables = {"TRAINMEM_AUDIT_HOME": f"../home/{name}"}
         if threads is not None:
             self.variables["OMP_NUM_THREADS"] = str(threads)
         print(self.prompt, "export", *(f"{key}={shlex.quote(value)}" for key, value in self.variables.items()))
@@ -42,7 +42,7 @@ class Role:
     def run(self, *arguments: str, expect: int = 0, contains: str = "") -> None:
         """Run one command, show it and its output, and check its exit code and a piece of its output."""
         command = [sys.executable, "-m", "trainmem_audit", *arguments]
-        print(self.prompt, "python", shlex.join(command[1:]), flush=True)
+        print(self.prompt, shlex.join(["trainmem-audit", *arguments]), flush=True)
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         process = subprocess.Popen(
             command,

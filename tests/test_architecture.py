@@ -18,10 +18,10 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "merkle", "steplog", "divergence", "checks"),
-    ("envelope", "keys", "trust", "rundir", "packing", "assemble"),
+    ("privacy", "merkle", "steplog", "sidefiles", "divergence", "checks"),
+    ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying"),
-    ("verify", "report"),
+    ("verify", "report", "show", "screen"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

@@ -118,9 +118,12 @@ def test_a_secret_stops_the_pack_and_is_not_repeated(
         pack(run, tmp_path / "run.zip")
     assert f"{place}: {kind}" in str(caught.value)
     assert TOKEN not in str(caught.value)
-    assert "--allow-secrets" in caught.value.remedy
+    names = kind == "name of this user or machine"
+    assert ("--allow-identity" if names else "--allow-secrets") in caught.value.remedy
+    with pytest.raises(UsageError):  # to allow the one is not to allow the other
+        pack(run, tmp_path / "run.zip", allow_secrets=names, allow_identity=not names)
     assert not (tmp_path / "run.zip").exists()
-    result = pack(run, tmp_path / "run.zip", allow_secrets=True)
+    result = pack(run, tmp_path / "run.zip", allow_secrets=not names, allow_identity=names)
     assert f"{place}: {kind}" in {str(secret) for secret in result.secrets}
 
 

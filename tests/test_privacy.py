@@ -56,7 +56,7 @@ TOKENS = {
     ],
 }
 HARMLESS = [
-    "ssh://git@github.com/owner/repo.git",
+    "ssh://git@host.example/owner/repo.git",
     "https://example.org:8080/path?x=1",
     "task-oriented-learning-with-3-heads-and-more",
     "sk-learn-compatible-estimators-here",

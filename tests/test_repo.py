@@ -29,7 +29,7 @@ HOSTS = {
     "keepachangelog.com",
     "semver.org",
     "slsa.dev",
-    "w3id.org/trainmem-audit",
+    "w3id.org",
     "www.apache.org",
     "www.rfc-editor.org",
     "www.w3.org",
@@ -108,7 +108,9 @@ def test_only_known_hosts_are_named() -> None:
     unknown = [
         f"{place} {match[0]}"
         for place, match in hits(pattern)
-        if match[1].lower() not in HOSTS and not RESERVED.search(match[1].lower())
+        if match[1].lower() not in HOSTS
+        and not RESERVED.search(match[1].lower())
+        and not (place.startswith("tests/") and "." not in match[1])  # invented: no such host can be
     ]
     assert not unknown
 

@@ -2,13 +2,16 @@
 
 The architecture, from the ground up; a module imports only from lower layers (`tests/test_architecture.py` holds it):
 
-- L0 `errors`, `canonical` (the only place that makes bytes to be hashed or signed), `resources`
+- L0 `errors`, `canonical` (the only place that makes bytes to be hashed or signed), `resources` (finds our data files),
+  `text` (what a record says, made fit to be shown)
 - L1 `documents`: frozen, strict models of every file that we read or write
-- L2 pure functions, no torch: `merkle`, `steplog`, `divergence`, `checks`
-- L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `rundir`, `packing`
-- L4 the only torch: `digests`, `sources`, `recording`, `replaying`
-- L5 `verify` (numbered steps), `report`
-- L6 `cli`, `__main__`
+- L2 pure functions, no torch: `privacy`, `merkle`, `steplog`, `sidefiles`, `divergence` (two step logs → the first
+  difference)
+- L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `rundir` (directories and zips, read and written safely), `runs` (lines
+  and statements of a run), `packing`, `assemble` (closes and signs a run)
+- L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`
+- L5 `verify` (numbered steps), `screen` and `show` (text for a terminal), `report` (HTML and Markdown)
+- L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.
 """

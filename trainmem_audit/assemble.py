@@ -118,10 +118,10 @@ def recover(run_dir: Path, signer: Signer) -> Recovery:
     """
     if (run_dir / "run.json").exists():
         raise UsageError("this run is closed and signed already", where="run.json", remedy="trainmem-audit verify")
-    log = _read_log(run_dir / "steps.jsonl")
+    log = _read_log(run_dir)
     if log.begin is None:
         raise UsageError(
-            "the run was killed before its first line was written: nothing was recorded",
+            "the run was killed before its first line was written: nothing was recorded, and the script had not begun",
             where="steps.jsonl",
             remedy="remove the directory and record again",
         )
@@ -138,10 +138,13 @@ def recover(run_dir: Path, signer: Signer) -> Recovery:
     return Recovery(sign_run(run_dir, log, signer, extra), log.steps, cut)
 
 
-def _read_log(path: Path) -> LogSummary:
-    if not path.is_file():
-        raise UsageError("not a run directory", where=path.name, expected="a step log", remedy="name a run directory")
+def _read_log(run_dir: Path) -> LogSummary:
+    path = run_dir / "steps.jsonl"
     reader = LogReader()
+    if run_dir.is_dir() and not any(run_dir.iterdir()):
+        return reader.finish()
+    if not path.is_file():
+        raise UsageError("not a run directory", where=run_dir.name, expected="a directory with steps.jsonl")
     with path.open("rb") as file:
         for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), "steps.jsonl"):
             if whole:

@@ -57,11 +57,14 @@ def canonical_bytes(value: Any) -> bytes:
     Raises
     ------
     FormatError
-        If `value` holds a float (ours are hex strings), an integer beyond ±(2^53 - 1), or a lone surrogate.
+        If `value` holds a float (ours are hex strings), an integer beyond ±(2^53 - 1), a lone surrogate, or is nested
+        too deep.
     """
-    _refuse_floats(value, "$")
     try:
+        _refuse_floats(value, "$")
         return rfc8785.dumps(value)
+    except RecursionError:
+        raise _too_deep("") from None
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
         raise FormatError(
             "the value has no canonical JSON form (RFC 8785)", got=str(error), expected="I-JSON (RFC 7493)"
@@ -86,8 +89,15 @@ def line_bytes(value: Any) -> bytes:
     order by UTF-16 units equals order by code points below U+10000); everything else goes the slow way. The caller
     passes no floats: lines are built from the models in `documents.steplog`.
     """
-    text = _encode(value)
+    try:
+        text = _encode(value)
+    except RecursionError:
+        raise _too_deep("") from None
     return text.encode() if text.isascii() else canonical_bytes(value)
+
+
+def _too_deep(where: str) -> FormatError:
+    return FormatError("JSON nested too deep", where=where)
 
 
 def loads_strict(data: bytes, where: str) -> Any:
@@ -112,7 +122,7 @@ def loads_strict(data: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise FormatError("not UTF-8", where=where, got=f"byte {error.start}") from None
     except RecursionError:
-        raise FormatError("JSON nested too deep", where=where) from None
+        raise _too_deep(where) from None
     except ValueError as error:
         raise FormatError("not JSON", where=where, got=str(error)) from None
 
@@ -152,7 +162,7 @@ def split_line(line: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         error.where = where
         raise
     except RecursionError:
-        raise FormatError("JSON nested too deep", where=where) from None
+        raise _too_deep(where) from None
     except ValueError as error:  # UnicodeDecodeError included
         raise FormatError("the line is not JSON", where=where, got=str(error)[:120]) from None
     if not canonical:
@@ -200,8 +210,11 @@ def line_marks(data: bytes) -> str:
 
 
 def first_changed_line(data: bytes, marks: str) -> int:
-    """Return the number (from 1) of the first line of `data` that does not have its mark."""
-    expected = base64.b64decode(marks)
+    """Return the number (from 1) of the first line of `data` that does not have its mark; marks may be nonsense."""
+    try:
+        expected = base64.b64decode(marks)
+    except ValueError:
+        expected = b""
     lines = data.splitlines(keepends=True)
     for number, line in enumerate(lines):
         if blake3(line).digest()[:4] != expected[4 * number : 4 * number + 4]:

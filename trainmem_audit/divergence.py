@@ -9,13 +9,16 @@ step comes before the step itself.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from blake3 import blake3
+
 from trainmem_audit.canonical import parse_float_text
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
-from trainmem_audit.documents.steplog import Component, End, Epoch, Inventory, Line, Loader, Step
+from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step, Stream
 from trainmem_audit.errors import FormatError
 from trainmem_audit.sidefiles import split_digests
 
@@ -73,18 +76,22 @@ _GRADIENT_EXPLANATION = (
 class Group:
     """The lines that lead to one `step` or `end` line, and that line (`None` if the log stops before it)."""
 
+    streams: dict[str, Stream] = field(default_factory=dict)
     inventories: list[Inventory] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     last: Step | End | None = None
 
 
 def groups(lines: Iterable[Line]) -> Iterator[Group]:
-    """Cut a sequence of lines (without `begin`, which is skipped) into groups."""
+    """Cut a sequence of lines into groups."""
     group = Group()
     for line in lines:
         match line:
+            case Begin():
+                group.streams.update(line.streams)
             case Inventory():
                 group.inventories.append(line)
+                group.streams.update(line.streams or {})
             case Epoch():
                 group.epochs.append(line)
             case Step() | End():
@@ -102,11 +109,14 @@ class _Side:
     components: dict[str, Component] = field(default_factory=dict)
     loaders: dict[str, Loader] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, str] = field(default_factory=dict)
     start: dict[str, str] = field(default_factory=dict)
     state: dict[str, str] = field(default_factory=dict)
 
     def take(self, group: Group) -> None:
         self.start = {}
+        for name, stream in group.streams.items():
+            self.streams.setdefault(name, _stream_digest(stream))
         for line in group.inventories:
             for name, component in (line.components or {}).items():
                 self.components[name] = component
@@ -152,15 +162,18 @@ class Comparison:
         """Compare the next group of both sides; `got` is `None` when the other run stopped before it."""
         left, right = self._sides
         left.take(expected)
+        if expected.last is None and (got is None or got.last is None):
+            return None  # both were killed between two steps
         if got is None or got.last is None or expected.last is None:
             return self._stopped(expected, got)
         right.take(got)
         if type(expected.last) is not type(got.last):
             return self._stopped(expected, got)
-        found = (*self._during(expected.last, got.last), *self._before(expected, got))
-        items = list({item.name: item for item in found}.values())  # once each: where it differs before the step
+        items: dict[str, _Item] = {}
+        for item in (*self._before(expected, got), *self._during(expected.last, got.last)):
+            items.setdefault(item.name, item)  # once each: where it differs first
         if items:
-            return self._difference(expected.last, items)
+            return self._difference(expected.last, list(items.values()))
         if isinstance(expected.last, Step):
             self.steps += 1
         return None
@@ -186,11 +199,12 @@ class Comparison:
 
     def _loaders(self) -> Iterator[_Item]:
         left, right = self._sides
-        for name in sorted(left.loaders.keys() | right.loaders.keys()):
-            a, b = left.loaders.get(name), right.loaders.get(name)
-            if a != b:
-                detail = _tree_difference(_settings(a), _settings(b))
-                yield _Item(_ORDER, "order", "start", _present(a), _present(b), f"{name}: {detail}")
+        if left.loaders != right.loaders:
+            names = sorted(left.loaders.keys() | right.loaders.keys())
+            sides = [(name, left.loaders.get(name), right.loaders.get(name)) for name in names]
+            differ = [(name, a, b) for name, a, b in sides if a != b]
+            detail = "; ".join(f"{name}: {_tree_difference(_settings(a), _settings(b))}" for name, a, b in differ)
+            yield _Item(_ORDER, "order", "start", _present(differ[0][1]), _present(differ[0][2]), detail)
 
     def _structure(self) -> Iterator[_Item]:
         left, right = self._sides
@@ -216,10 +230,11 @@ class Comparison:
             yield from self._consumed(a, b)
         for name, a_digest, b_digest in self._streams(a.rng, b.rng):
             yield _Item(_RNG, name, stage, a_digest, b_digest)
-        for name in sorted(a.state.keys() | b.state.keys()):
-            a_digest, b_digest = a.state.get(name, "absent"), b.state.get(name, "absent")
-            if a_digest != b_digest:
-                yield _Item(_rank(name), name, stage, a_digest, b_digest, self._values(name))
+        # What only one side still has was dropped by the script and not yet by the garbage collector; what only one
+        # side ever had is a difference of structure.
+        for name in sorted(a.state.keys() & b.state.keys()):
+            if a.state[name] != b.state[name]:
+                yield _Item(_rank(name), name, stage, a.state[name], b.state[name], self._values(name))
         if isinstance(a, End) and isinstance(b, End) and (a.outcome, a.exit_code) != (b.outcome, b.exit_code):
             said = tuple(f"{end.outcome} (exit code {end.exit_code})" for end in (a, b))
             yield _Item(_OUTCOME, "outcome", stage, *said)
@@ -244,8 +259,10 @@ class Comparison:
 
     def _streams(self, a: dict[str, str], b: dict[str, str]) -> Iterator[tuple[str, str, str]]:
         self.ignored_streams |= a.keys() ^ b.keys()
+        left, right = self._sides
         for name in sorted(a.keys() & b.keys()):
-            if a[name] != b[name]:
+            unused = a[name] == left.streams.get(name) and b[name] == right.streams.get(name)
+            if a[name] != b[name] and not unused:  # other start states of a stream that nobody has drawn from yet
                 yield f"rng.{name}", a[name], b[name]
 
     def _values(self, name: str) -> str:
@@ -259,7 +276,8 @@ class Comparison:
             blame, explanation = GRADIENT_PATH, _GRADIENT_EXPLANATION
         else:
             blame = first.name
-            explanation = _EXPLANATIONS.get(first.rank) or _start_explanation(first)
+            rank = _OUTCOME if first.stage == "end" else first.rank
+            explanation = _EXPLANATIONS.get(rank) or _start_explanation(first)
         at = last.i
         return self._assemble(at, first.stage, items, blame, explanation)
 
@@ -303,6 +321,15 @@ class Comparison:
         return ComponentDifference.model_validate(
             {**members, "got": item.got, "detail": detail, "tensors": tensors, "tensors_known": bool(tensors)}
         )
+
+
+def _stream_digest(stream: Stream) -> str:
+    """Return the digest that the log gives for a stream in this state (`sources.streams`)."""
+    try:
+        data = base64.b64decode(stream.state)
+    except ValueError as error:
+        raise FormatError("the state of a random stream is not base64", where=stream.library, got=str(error)) from None
+    return blake3(data if stream.gauss is None else data + stream.gauss.encode()).hexdigest()
 
 
 def _rank(component: str) -> int:

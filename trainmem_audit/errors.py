@@ -41,7 +41,7 @@ class TrainmemAuditError(Exception):
         head = f"{self.where}: {self.message}" if self.where else self.message
         lines = [head]
         lines += [
-            f"  {label}: {text}"
+            f"  {label + ':':<9} {text}"
             for label, text in (("expected", self.expected), ("got", self.got), ("remedy", self.remedy))
             if text
         ]

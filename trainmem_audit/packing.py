@@ -20,7 +20,7 @@ from trainmem_audit.canonical import loads_strict
 from trainmem_audit.documents.manifest import UNLISTED
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
-from trainmem_audit.privacy import find_identity, find_secrets, identity
+from trainmem_audit.privacy import NAME_KIND, find_identity, find_secrets, identity
 from trainmem_audit.rundir import DirectoryReader, RunReader, check_names
 
 __all__ = ["PackResult", "Secret", "find_in_run", "pack"]
@@ -46,7 +46,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class PackResult:
-    """What was packed, what of the directory was left out, and what was let through by `allow_secrets`."""
+    """What was packed, what of the directory was left out, and what was let through although it was found."""
 
     path: Path
     bytes: int
@@ -55,16 +55,23 @@ class PackResult:
     secrets: tuple[Secret, ...]
 
 
-def pack(run_dir: Path, out: Path, *, allow_secrets: bool = False, blind: bool = False) -> PackResult:
+def pack(
+    run_dir: Path, out: Path, *, allow_secrets: bool = False, allow_identity: bool = False, blind: bool = False
+) -> PackResult:
     """Write the run in `run_dir` to the zip `out`, whole or not at all.
 
-    With `blind` the openings of the salted commitments stay out (DESIGN § 2.5); the signature still holds.
+    Parameters
+    ----------
+    allow_secrets, allow_identity:
+        Pack although something looks like a secret, or names this user or machine.
+    blind:
+        Leave out the openings of the salted commitments (DESIGN § 2.5); the signature still holds.
 
     Raises
     ------
     UsageError
-        If something that looks like a secret, or a name of this user or machine, is in a text file (unless
-        `allow_secrets`); if `out` lies in the run directory or is a file that is no zip.
+        If something that looks like a secret, or a name of this user or machine, is in a text file and not
+        allowed; if `out` lies in the run directory or is a file that is no zip.
     FormatError
         If the directory is unsafe to read, or a signed file is missing or not what was signed.
     """
@@ -74,8 +81,10 @@ def pack(run_dir: Path, out: Path, *, allow_secrets: bool = False, blind: bool =
         wanted = set(digests) | (UNLISTED - ({"disclosures.json"} if blind else set()))
         files = tuple(name for name in reader.names() if name in wanted)
         found = find_in_run(reader, files)
-        if found and not allow_secrets:
-            raise _refusal(found)
+        allowed = {True: allow_identity, False: allow_secrets}
+        stopping = tuple(item for item in found if not allowed[item.kind == NAME_KIND])
+        if stopping:
+            raise _refusal(stopping)
         _write_zip(reader, files, digests, out)
         left_out = tuple(name for name in reader.names() if name not in wanted)
     return PackResult(out, out.stat().st_size, files, left_out, found)
@@ -155,13 +164,19 @@ def _pieces(reader: RunReader, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _refusal(found: tuple[Secret, ...]) -> UsageError:
+    names = [item for item in found if item.kind == NAME_KIND]
+    remedies = []
+    if len(names) < len(found):
+        remedies.append("take the secret out of the script, revoke it, and record again (or --allow-secrets)")
+    if names:
+        remedies.append("for a blind review take your name out and record again; else --allow-identity")
     shown = "\n            ".join(str(secret) for secret in found[:_SHOWN])
     more = f"\n            and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return UsageError(
         "the run holds what should not be published; nothing was packed",
         where=str(found[0]).rsplit(": ", 1)[0],
         got=shown + more,
-        remedy="take it out of the script (and revoke a token), record again; or pack with --allow-secrets",
+        remedy="\n            ".join(remedies),
     )
 
 

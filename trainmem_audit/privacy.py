@@ -16,16 +16,31 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
 from trainmem_audit.documents.steplog import Argument
 
-__all__ = ["SECRET_FLAG", "find_identity", "find_secrets", "identity", "redact_argv"]
+__all__ = [
+    "NAME_KIND",
+    "REDACTED",
+    "SECRET_FLAG",
+    "find_identity",
+    "find_secrets",
+    "identity",
+    "known_identity",
+    "public_text",
+    "redact_argv",
+]
 
 SECRET_FLAG: Final = re.compile(r"token(?!i[sz])|secret|passw|passphrase|api.?key|auth|credential", re.IGNORECASE)
 """Names of arguments whose values are kept out; `tokenizer` is none."""
+
+REDACTED: Final = "{redacted}"
+"""What stands in a record for a text that must not."""
+NAME_KIND: Final = "name of this user or machine"
+"""The kind of everything that `find_identity` finds."""
 
 _COUNT_NAME: Final = re.compile(r"tokens(?![a-z])", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"[+-]?[0-9][0-9_]{0,8}(?:\.[0-9]{0,6})?(?:e[+-]?[0-9]{1,3})?[kKmMgGbB]?", re.ASCII)
@@ -141,7 +156,7 @@ def find_identity(text: str, names: Iterable[str]) -> list[tuple[str, int, int]]
     if not present:
         return []
     matches = _identity_pattern(present).finditer(text)
-    return [("name of this user or machine", match.start(), match.end()) for match in matches]
+    return [(NAME_KIND, match.start(), match.end()) for match in matches]
 
 
 def identity() -> tuple[str, ...]:
@@ -154,6 +169,23 @@ def identity() -> tuple[str, ...]:
         if len(folder) >= 4 and not parts <= GENERIC | _FOLDERS:
             kept.add(folder.rstrip("\\/"))
     return tuple(sorted(kept))
+
+
+@cache
+def known_identity() -> tuple[str, ...]:
+    """Return `identity()`, found out once in a process: it reads the settings of git."""
+    return identity()
+
+
+@lru_cache(maxsize=4096)
+def public_text(text: str) -> str:
+    """Return a text that a program happens to hold (a setting, an attribute) as it may be recorded.
+
+    It is `REDACTED` as a whole if anything in it looks like a secret or a path from the root, or names this user or
+    machine.
+    """
+    hidden = find_secrets(text) or os.path.isabs(text) or _tells(text, known_identity())  # noqa: PTH117
+    return REDACTED if hidden or not _is_unicode(text) else text
 
 
 def _homes(environ: Mapping[str, str]) -> Iterator[str]:

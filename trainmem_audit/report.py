@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.documents.findings import Replay, Verification
+from trainmem_audit.documents.findings import Check, Replay, Verification
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Command, Component, Epoch, Inventory, Line, Step
 from trainmem_audit.errors import FormatError, UsageError
@@ -60,7 +60,7 @@ SOURCES: Final = {
 """The source classes of training memory (STANDARD § 1)."""
 LIFETIMES: Final = {"micro": "some steps", "meso": "a window or an epoch", "macro": "the whole run"}
 VISIBILITIES: Final = {
-    "checkpointed": "in what the script saves",
+    "checkpointed": "part of a state_dict",
     "in-process": "in memory only",
     "implicit": "only its effect can be seen",
     "unknown": "not determined",
@@ -301,9 +301,9 @@ class _Axis:
         return _log_ticks(self.low, self.high) if self.log else _nice_ticks(self.low, self.high, count)
 
 
-def _value_axis(low: float, high: float) -> _Axis:
+def _value_axis(low: float, high: float, linear: bool = False) -> _Axis:
     """Return the y axis: from zero, and logarithmic where the positive values span a factor of 100 or more."""
-    if low > 1e-300 and high / low >= 100:
+    if not linear and low > 1e-300 and high / low >= 100:
         return _Axis(low * 0.9, high * 1.1, _BOTTOM, _TOP, log=True)
     low, high = min(0.0, low), max(0.0, high)
     if high - low < 1e-300:
@@ -331,7 +331,8 @@ def _chart(name: str, title: str, description: str, curve: Curve, series: RunSer
     """Return one curve over the steps, with epoch marks, as an inline SVG image."""
     points = curve.points
     across = _Axis(0, max(series.steps - 1, points[-1].step, 1), _LEFT, _RIGHT)
-    up = _value_axis(min(point.low for point in points), max(point.high for point in points))
+    linear = name == "lr"  # a schedule is known by its shape, and on a logarithmic scale a cosine has none
+    up = _value_axis(min(point.low for point in points), max(point.high for point in points), linear)
     return "\n".join(
         [
             f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d">',
@@ -435,6 +436,7 @@ _RECORD: Final = {
     "inconsistent": ("bad", "inconsistent", "The step log contradicts itself or the statement; see the findings."),
     "not-checked": ("off", "not checked", "The step log was not read."),
 }
+_CHECKS: Final = {"pass": ("ok", "passed"), "fail": ("bad", "failed"), "not-checked": ("off", "not checked")}
 _REPLAY: Final = {
     "match": ("ok", "match"),
     "match-within-tolerance": ("ok", "match within tolerance"),
@@ -550,12 +552,14 @@ def _commands(manifest: Manifest, verification: Verification) -> dict[str, Any]:
     keyid = verification.signature.keyid
     signer = f" --signer {keyid}" if _KEYID.fullmatch(keyid) and verification.signature.state != "invalid" else ""
     data = " --data DIR" if _inputs_to_bring(manifest) else ""
+    prefix = min(100, manifest.step_logs[0].steps // 4)
     requirements = " ".join(["'trainmem-audit[torch]'", *_requirements(manifest)])
     return {
         "install": (f"{python} -m venv replay", f"replay/bin/pip install {requirements}"),
+        "prefix_steps": prefix,
         "verify": f"trainmem-audit verify run.zip{signer}",
         "replay": f"trainmem-audit verify run.zip --replay full{data}{signer}",
-        "prefix": f"trainmem-audit verify run.zip --replay prefix:100{data}{signer}",
+        "prefix": f"trainmem-audit verify run.zip --replay prefix:{prefix}{data}{signer}" if prefix else "",
     }
 
 
@@ -568,6 +572,15 @@ def _citation(manifest: Manifest, verification: Verification) -> str:
     keyid = verification.signature.keyid
     keyid = keyid if _KEYID.fullmatch(keyid) else "no key"
     return f"run {manifest.run.id} · {keyid} · chain {manifest.step_logs[0].chain_head}"
+
+
+def _checks(verification: Verification) -> Iterator[tuple[Check, str, str]]:
+    """Yield each check with its tone and word; an unknown key is a question, no failure."""
+    for check in verification.checks:
+        if check.title == "trust" and verification.signature.state == "unknown-signer":
+            yield check, "warn", "unknown"
+        else:
+            yield check, *_CHECKS[check.state]
 
 
 def _is_doubtful(verification: Verification) -> bool:
@@ -584,6 +597,7 @@ def _context(statement: Statement, verification: Verification, series: RunSeries
     first, rest = package_order(manifest.environment.packages)
     return {
         "bring": _inputs_to_bring(manifest),
+        "checks": list(_checks(verification)),
         "changes": sum(1 for _, _, changed in profile if changed),
         "citation": _citation(manifest, verification),
         "command": command_line(manifest.command),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainmem_audit.canonical import loads_strict
-from trainmem_audit.divergence import Comparison, TensorLookup, groups
+from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import Line
@@ -38,6 +38,8 @@ def read_lines(reader: RunReader) -> Iterator[Line]:
         for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), STEP_FILE):
             if whole:
                 yield log.read(line)
+    if log.summary.begin is None:
+        raise FormatError("the step log is empty", where=STEP_FILE, expected="a `begin` line")
 
 
 def read_statement(reader: RunReader) -> Statement:
@@ -89,6 +91,4 @@ def compare(expected: RunReader, got: RunReader) -> tuple[Difference | None, int
         if difference is not None:
             return difference, comparison.steps
     left_over = next(right, None)
-    if left_over is not None and left_over.last is not None:
-        raise FormatError("the second run goes on after the end of the first", where=got.label)
-    return None, comparison.steps
+    return (None if left_over is None else comparison.feed(Group(), left_over)), comparison.steps

@@ -14,6 +14,8 @@ from trainmem_audit.text import safe_text
 __all__ = ["FORMATS", "difference_lines", "verification_text"]
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "not-checked": "–   "}
+_UNKNOWN = "?   "
+_TRUST = 3
 _SIGNATURES = {
     "trusted": "trusted",
     "self": "valid, signed with a key of this machine (self: accepted, not trusted)",
@@ -34,7 +36,9 @@ def verification_text(verification: Verification) -> str:
 def _checks(verification: Verification) -> Iterator[str]:
     yield safe_text(verification.name)
     for check in verification.checks:
-        yield f"  {check.number} {check.title:<11} {_MARKS[check.state]} {safe_text(check.detail)}"
+        unknown = check.number == _TRUST and verification.signature.state == "unknown-signer"
+        mark = _UNKNOWN if unknown else _MARKS[check.state]
+        yield f"  {check.number} {check.title:<11} {mark} {safe_text(check.detail)}"
     replay = verification.replay
     asked = replay.outcome != "not-run" or replay.mode != "none"
     mark = {"match": "ok  ", "match-within-tolerance": "ok  ", "mismatch": "FAIL"}.get(replay.outcome, "–   ")
@@ -59,12 +63,12 @@ def _finding(finding: Finding) -> Iterator[str]:
     yield f"  {finding.severity} {finding.code} {safe_text(finding.where)}: {safe_text(finding.message)}"
     for label, text in (("expected", finding.expected), ("got", finding.got), ("remedy", finding.remedy)):
         if text:
-            yield f"    {label}: {safe_text(text)[:300]}"
+            yield f"    {label + ':':<9} {safe_text(text)[:300]}"
 
 
 def _replay(replay: Replay) -> Iterator[str]:
-    if replay.outcome == "not-run" and replay.mode == "none" and replay.difference is None:
-        return
+    if not (replay.what_if or replay.difference or replay.notes or (replay.reason and replay.outcome != "not-run")):
+        return  # the line of step 8 says it all
     yield ""
     label = "what-if replay (no verdict on the record)" if replay.what_if else "replay"
     yield f"{label}: {replay.outcome}" + (f": {safe_text(replay.reason)}" if replay.reason else "")
@@ -105,6 +109,30 @@ def _verdicts(verification: Verification) -> Iterator[str]:
     yield f"record:    {verification.record}"
     what = " (what-if: no verdict on the record)" if verification.replay.what_if else ""
     yield f"replay:    {verification.replay.outcome}{what}"
+    yield f"result:    {safe_text(_result(verification))}"
+
+
+def _result(verification: Verification) -> str:
+    """Return in words what the exit code says, and why."""
+    if verification.exit_code == 0:
+        return "passed"
+    errors = sum(finding.severity == "error" for finding in verification.findings)
+    signature, replay = verification.signature, verification.replay
+    if verification.exit_code == 1:
+        if errors:
+            return f"not passed: {errors} finding{'s' if errors > 1 else ''}"
+        if replay.outcome == "mismatch":
+            return f"not passed: the {'edited code' if replay.what_if else 'replay'} came out differently"
+        if signature.state == "unknown-signer":
+            return f"not passed: {signature.detail}"
+        return "not passed: the signature is invalid"
+    if signature.state == "not-checkable":
+        return f"undecided: {signature.detail}"
+    if verification.record != "consistent":
+        return f"undecided: the record is {verification.record.replace('-', ' ')}"
+    return (
+        "undecided: the replay was not run" if replay.outcome == "not-run" else "undecided: the replay is inconclusive"
+    )
 
 
 def _json(verification: Verification) -> str:

@@ -138,6 +138,8 @@ class LogBuilder(_Log):
         body = line_bytes(members)
         head = chain_digest(self._head, body)
         line = b'{"chain":"' + head.hex().encode() + b'",' + body[1:]
+        if members.get("t") != "step" or "values" in members:  # the others have no member that the model leaves open
+            split_line(line, "the line to be written")
         self._extend(head, line, parse_line(line, members, "the line to be written"))
         return line
 
@@ -181,8 +183,10 @@ class LogReader(_Log):
         match line:
             case Inventory():
                 self._position(line.i, where)
+                self._known(line.state or {}, log.components, where)
             case Epoch():
                 self._position(line.i, where)
+                self._known((line.loader,), log.loaders, where)
                 self._known(line.rng, log.streams, where)
             case Step():
                 self._position(line.i, where)

@@ -10,10 +10,10 @@ and says so.
 (5) *Files.* Every file that the statement lists is there with its digest, and no other file is.
 (6) *Step log.* Canonical lines, chain, Merkle root, contiguous steps; and the statement says what the log says.
 (7) *Side files.* Tensor digests and sample indices give the digests of the step log.
-(8) *Verdicts.* Bytes, record and signature, never merged.
-(9) *Replay*, only if asked for and agreed to: see `replaying`.
+(8) *Replay*, only if asked for and agreed to: see `replaying`.
 
-No network, no torch, nothing of the author's is executed, imported or unpickled before step 9.
+The verdicts (bytes, signature, record, replay) follow from the steps and are never merged. No network, no torch,
+nothing of the author's is executed, imported or unpickled before step 8.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ __all__ = ["Examination", "Policy", "Replayer", "examine", "examine_signature"]
 MAX_CODE = 64 * 2**20
 _CHUNK = 2**20
 _TITLES = ("envelope", "signature", "trust", "statement", "files", "step log", "side files")
+_ABSENT: Any = object()
 _NOT_RUN = Replay(outcome="not-run", mode="none", reason="no replay was asked for")
 
 Replayer = Callable[[Statement], Replay]
@@ -158,7 +159,7 @@ def examine(
     Parameters
     ----------
     replayer:
-        Does step 9; only called when the earlier steps leave something to replay.
+        Does step 8; only called when the earlier steps leave something to replay.
     watch:
         Sees every checked line of the step log once (for the curves of a report).
 
@@ -259,8 +260,13 @@ def _signature_finding(signature: Signature) -> Finding:
 
 
 def _other(code: str, where: str, message: str, expected: str, got: str) -> Finding:
-    shown = got if len(got) <= 200 else got[:200] + "…"
-    return Finding(code=code, severity="error", where=where, message=message, expected=expected, got=shown)
+    return Finding(
+        code=code, severity="error", where=where, message=message, expected=_clipped(expected), got=_clipped(got)
+    )
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _check_statement(found: Examination, envelope: Envelope) -> bool:
@@ -367,7 +373,7 @@ def _check_log(found: Examination, statement: Statement, watch: Callable[[Line],
             return
         found.log = log.finish()
         side.finish()
-    disagreements = _disagreements(statement.predicate, found.log)
+    disagreements = [*_length(statement.predicate, found.log), *_disagreements(statement.predicate, found.log)]
     if disagreements:
         _fail(found, 6, "the statement does not say what the log says", disagreements)
     else:
@@ -421,6 +427,16 @@ class _SideFiles:
             self.error = error
 
 
+def _length(manifest: Manifest, log: LogSummary) -> list[Finding]:
+    """Name the place where whole lines were taken off the end of the log, or added to it."""
+    signed = manifest.step_logs[0].count
+    if log.lines == signed:
+        return []
+    where = f"{STEP_FILE}:{min(log.lines, signed) + 1}"
+    message = "lines are missing at the end" if log.lines < signed else "lines were added at the end"
+    return [_other("LOG", where, message, f"{signed} lines", f"{log.lines} lines")]
+
+
 def _disagreements(manifest: Manifest, log: LogSummary) -> list[Finding]:
     """Compare what the statement says with what follows from the log."""
     try:
@@ -429,21 +445,32 @@ def _disagreements(manifest: Manifest, log: LogSummary) -> list[Finding]:
         return [_other("LOG-STATEMENT", STEP_FILE, "no statement follows from the log", "one", str(error))]
     signed = manifest.to_json()
     free = {"producer", "declared", "notRecorded", "checklistVersion"}
-    return [
-        _other(
-            "LOG-STATEMENT",
-            f"statement: predicate.{name}",
-            "the statement does not say what the log says",
-            canonical_bytes(derived.get(name)).decode(),
-            canonical_bytes(signed.get(name)).decode(),
-        )
-        for name in sorted((derived.keys() | signed.keys()) - free)
-        if derived.get(name) != signed.get(name)
+    names = sorted(name for name in (derived.keys() | signed.keys()) - free if derived.get(name) != signed.get(name))
+    message = "the statement does not say what the log says"
+    findings = [
+        _other("LOG-STATEMENT", *_first_difference(derived.get(name, _ABSENT), signed.get(name, _ABSENT), name, message))
+        for name in names
     ]
+    if unsaid := sorted(set(derived["notRecorded"]) - set(signed["notRecorded"])):
+        where = "statement: predicate.notRecorded"
+        findings.append(_other("LOG-STATEMENT", where, message, unsaid[0], "nothing of it"))
+    return findings
+
+
+def _first_difference(log: Any, signed: Any, path: str, message: str) -> tuple[str, str, str, str]:
+    """Return the innermost member that differs: where, message, expected, got."""
+    if isinstance(log, dict) and isinstance(signed, dict):
+        name = min(n for n in log.keys() | signed.keys() if log.get(n, _ABSENT) != signed.get(n, _ABSENT))
+        return _first_difference(log.get(name, _ABSENT), signed.get(name, _ABSENT), f"{path}.{name}", message)
+    if isinstance(log, list) and isinstance(signed, list) and len(log) == len(signed):
+        at = next(at for at, (a, b) in enumerate(zip(log, signed, strict=True)) if a != b)
+        return _first_difference(log[at], signed[at], f"{path}[{at}]", message)
+    shown = ("absent" if value is _ABSENT else canonical_bytes(value).decode() for value in (log, signed))
+    return f"statement: predicate.{path[:200]}", message, *shown
 
 
 def _replay(found: Examination, replayer: Replayer) -> Replay:
-    """Step 9: only a record that holds is replayed; changed source may be, as a what-if."""
+    """Step 8: only a record that holds is replayed; changed source may be, as a what-if."""
     errors = [finding for finding in found.findings if finding.severity == "error"]
     changed = [finding for finding in errors if finding.code == "FILE-CHANGED" and finding.where.startswith("source/")]
     if found.statement is None or found.log is None or found.signature.state == "invalid" or len(errors) > len(changed):

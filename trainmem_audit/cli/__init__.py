@@ -55,3 +55,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(2)
+    except OSError as error:  # no right to read or write there, a full disk
+        typer.echo(f"error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+        sys.exit(2)

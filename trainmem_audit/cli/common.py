@@ -15,11 +15,16 @@ __all__ = ["KeyOption", "PassphraseFileOption", "RunArgument", "passphrase_for",
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, its run.json, or a packed zip.")]
 KeyOption = Annotated[
-    Path | None, typer.Option("--key", help="Private key (OpenSSH, Ed25519). Default: the project's own.")
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="Private key (OpenSSH, Ed25519). Default: the project's own."),
 ]
 PassphraseFileOption = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", help="Holds the passphrase; else TRAINMEM_AUDIT_PASSPHRASE, else asked."),
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE",
+        help="Holds the passphrase; else TRAINMEM_AUDIT_PASSPHRASE; else you are asked.",
+    ),
 ]
 
 
@@ -44,8 +49,8 @@ def signer_for(directory: Path, key: Path | None, passphrase_file: Path | None, 
         return keys.Signer.load(path, passphrase_for(path, passphrase_file))
     signer, made = keys.load_or_make_project_key(directory, given)
     if made:
-        locked = "" if given else ", without a passphrase"
-        say(f"made a signing key for this project: {path}{locked}; its fingerprint is {signer.public.keyid}")
+        say(f"made a signing key for this project, {'with' if given else 'without'} a passphrase: {path}")
+        say(f"its fingerprint, for the paper: {signer.public.keyid}")
     return signer
 
 

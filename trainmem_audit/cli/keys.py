@@ -13,19 +13,25 @@ from trainmem_audit.errors import UsageError
 
 __all__ = ["register"]
 
-_trust = typer.Typer(help="Say whose keys you trust (an OpenSSH allowed_signers file).", no_args_is_help=True)
-FileOption = Annotated[Path | None, typer.Option("--trust-file", help="The file. Default: your own.")]
+_trust = typer.Typer(
+    help="Say whose keys you trust.\n\nThe list is a file in OpenSSH's allowed_signers form.",
+    short_help="Say whose keys you trust.",
+    no_args_is_help=True,
+)
+FileOption = Annotated[Path | None, typer.Option("--trust-file", metavar="FILE", help="The list. Default: your own.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("keygen")(_keygen)
-    app.command("sign")(_sign)
+    app.command("keygen", short_help="Make a signing key.")(_keygen)
+    app.command("sign", short_help="Add a signature to a run.")(_sign)
     app.add_typer(_trust, name="trust")
 
 
 def _keygen(
-    path: Annotated[Path | None, typer.Argument(help="Where to write. Default: this project's key.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="Where to write. Default: this project's key.")
+    ] = None,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase.")] = False,
     passphrase_file: PassphraseFileOption = None,
 ) -> None:
@@ -45,7 +51,10 @@ def _keygen(
 
 
 def _sign(run: RunArgument, key: KeyOption = None, passphrase_file: PassphraseFileOption = None) -> None:
-    """Add a signature to a run that holds, for instance to link an identity to an anonymous run later."""
+    """Add a signature to a run directory that holds.
+
+    For instance to link a name to an anonymous run once the review is over.
+    """
     from trainmem_audit.cli.verify import examine_run, policy_for
     from trainmem_audit.envelope import add_signature
     from trainmem_audit.keys import parse_public_keys

@@ -6,12 +6,15 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trainmem_audit.cli.common import KeyOption, PassphraseFileOption, say, signer_for
 from trainmem_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainmem_audit.documents.steplog import Argument
 
 __all__ = ["register"]
 
@@ -20,34 +23,41 @@ _PASS_THROUGH = {"allow_interspersed_args": False, "ignore_unknown_options": Tru
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("record", context_settings=_PASS_THROUGH)(_record)
-    app.command("recover")(_recover)
+    app.command("record", context_settings=_PASS_THROUGH, short_help="Run a training script and record every step.")(
+        _record
+    )
+    app.command("recover", short_help="Close and sign the record of a run that was killed.")(_recover)
 
 
 def _record(
     target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script (or module, with -m).")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's arguments.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="The script's own arguments.")] = None,
     module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module name, as in `python -m`.")] = False,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", "-d", help="Where to write. Default: run, run-2, …")
+        Path | None, typer.Option("--run-dir", "-d", metavar="DIR", help="Where to write. Default: run, run-2, …")
     ] = None,
     key: KeyOption = None,
     passphrase_file: PassphraseFileOption = None,
     anonymous: Annotated[bool, typer.Option("--anonymous", help="Sign with a fresh key made for this run.")] = False,
     source: Annotated[bool, typer.Option("--source/--no-source", help="Copy the code, or record digests only.")] = True,
     inputs: Annotated[
-        list[Path] | None, typer.Option("--input", help="A file that the script reads unseen (repeatable).")
+        list[Path] | None,
+        typer.Option("--input", metavar="FILE", help="One more input, read by C code say (repeatable)."),
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option("--env", help="Record one more environment variable (repeatable).")
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="Record one more environment variable (repeatable)."),
     ] = None,
-    tensor_budget: Annotated[int, typer.Option(min=0, help="MiB of tensor digests to keep before thinning.")] = 64,
+    tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
 
-    Options go before SCRIPT; everything after it belongs to the script. The exit code is the script's, or 3 when the
-    script ended well and the recording failed.
+    Options go before SCRIPT; everything after it belongs to the script. The record is signed with the project's key,
+    which is made when there is none.
+
+    Only steps in this process are recorded: trainers started in other processes are not followed. The exit code is the
+    script's, or 3 when the script ended well and the recording failed.
     """
     _require_recordable(target, module)
     directory = _new_run_dir(run_dir)
@@ -102,9 +112,8 @@ def _order(target: str, arguments: list[str], module: bool, directory: Path) -> 
     entry = target if module else _entry_name(Path(target), cwd)
     seed = os.environ.get("PYTHONHASHSEED", "")
     hash_seed = seed if seed.isdecimal() else str(secrets.randbelow(2**32))
-    command = Command.model_validate(
-        {"kind": kind, "entry": entry, "arguments": redact_argv(arguments, cwd), "hash_seed": hash_seed}
-    )
+    recorded = tuple(map(_mark_directory, arguments, redact_argv(arguments, cwd)))
+    command = Command.model_validate({"kind": kind, "entry": entry, "arguments": recorded, "hash_seed": hash_seed})
     return {
         "kind": kind,
         "entry": target,
@@ -116,6 +125,13 @@ def _order(target: str, arguments: list[str], module: bool, directory: Path) -> 
         "command": command.to_json(),
         "hashSeed": hash_seed,
     }
+
+
+def _mark_directory(text: str, argument: Argument) -> Argument:
+    """End the path of an existing directory with a slash: a replay has to make it."""
+    if argument.path and Path(text.removeprefix(argument.prefix)).expanduser().is_dir():
+        return argument.model_copy(update={"path": argument.path + "/"})
+    return argument
 
 
 def _entry_name(script: Path, cwd: Path) -> str:
@@ -144,16 +160,20 @@ def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
 
 
 def _recover(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run that was killed.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
     key: KeyOption = None,
     passphrase_file: PassphraseFileOption = None,
 ) -> None:
-    """Close and sign a run that was killed, as incomplete."""
+    """Close and sign the record of a run that was killed, as incomplete.
+
+    What was being written when the run died is cut off; all whole steps are kept.
+    """
     from trainmem_audit.assemble import recover
 
-    if not (run_dir / "steps.jsonl").is_file():
+    if not (run_dir / "steps.jsonl").is_file() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UsageError("not a run directory", where=str(run_dir), expected="a directory with steps.jsonl")
     recovery = recover(run_dir, signer_for(Path.cwd(), key, passphrase_file))
     for name, size in recovery.cut.items():
         say(f"{name}: cut {size} bytes that were being written when the run died")
-    typer.echo(f"{run_dir}: {recovery.steps} steps recovered, signed as incomplete")
+    state = "complete" if recovery.statement.predicate.step_logs[0].complete else "incomplete"
+    typer.echo(f"{run_dir}: {recovery.steps} steps recovered, signed as {state}")

@@ -19,10 +19,10 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("show")(_show)
-    app.command("diff")(_diff)
-    app.command("pack")(_pack)
-    app.command("report")(_report)
+    app.command("show", short_help="Print what a run states, on one screen.")(_show)
+    app.command("diff", short_help="Say where two recorded runs part, and why.")(_diff)
+    app.command("pack", short_help="Make one file of a run, to hand in with a paper.")(_pack)
+    app.command("report", short_help="Write the report, as HTML and Markdown.")(_report)
 
 
 def _show(run: RunArgument, trust_file: TrustFileOption = None) -> None:
@@ -42,7 +42,10 @@ def _diff(
     got: Annotated[Path, typer.Argument(metavar="RUN", help="The run to compare with it.")],
     form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
 ) -> None:
-    """Compare two recorded runs: the first step, component and tensor that differ. Exit code 0 equal, 1 different."""
+    """Compare two recorded runs: the first step, component and tensor that differ, and the likely cause.
+
+    Exit code: 0 equal, 1 different.
+    """
     import json
 
     from trainmem_audit.rundir import open_run
@@ -65,16 +68,24 @@ def _diff(
 
 def _pack(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The zip to write. Default: RUN.zip.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The zip to write. Default: RUN.zip.")
+    ] = None,
     allow_secrets: Annotated[
-        bool, typer.Option("--allow-secrets", help="Pack although something looks like a secret or names you.")
+        bool, typer.Option("--allow-secrets", help="Pack although something looks like a secret.")
+    ] = False,
+    allow_identity: Annotated[
+        bool, typer.Option("--allow-identity", help="Pack although something names you or this machine.")
     ] = False,
 ) -> None:
-    """Make one file of a run, to hand in with a paper. Stops at what looks like a secret or names you."""
+    """Make one file of a run, to hand in with a paper.
+
+    Stops at what looks like a secret, or names you or this machine: in the code, the log, the statement.
+    """
     from trainmem_audit.packing import pack
 
     target = out or run.resolve().with_suffix(".zip")
-    result = pack(run, target, allow_secrets=allow_secrets)
+    result = pack(run, target, allow_secrets=allow_secrets, allow_identity=allow_identity)
     for name in result.left_out:
         say(f"left out, since the statement does not list it: {name}")
     typer.echo(str(target))
@@ -82,9 +93,12 @@ def _pack(
 
 def _report(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory to write to. Default: here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Directory to write to. Default: here.")
+    ] = None,
     verification: Annotated[
-        Path | None, typer.Option("--verification", help="A saved `verify --save`, to show its replay.")
+        Path | None,
+        typer.Option("--verification", metavar="FILE", help="What `verify --save` wrote, to show its replay."),
     ] = None,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["SignerOption", "TrustFileOption", "examine_run", "policy_for", "register"]
 
 SignerOption = Annotated[
-    str | None, typer.Option("--signer", metavar="SHA256:…|PRINCIPAL", help="Demand exactly this signer.")
+    str | None,
+    typer.Option("--signer", metavar="SHA256:…|PRINCIPAL", help="Demand this signer, by fingerprint or by name."),
 ]
-TrustFileOption = Annotated[Path | None, typer.Option("--trust-file", help="allowed_signers file to use.")]
+TrustFileOption = Annotated[
+    Path | None, typer.Option("--trust-file", metavar="FILE", help="Whom to trust. Default: your own list.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("verify")(_verify)
+    app.command("verify", short_help="Check bytes, signature and record; with --replay, run it again.")(_verify)
 
 
 def policy_for(
@@ -58,7 +61,7 @@ def examine_run(reader: RunReader, policy: Policy, replayer: Any = None, watch: 
 def _verify(
     run: RunArgument,
     replay: Annotated[
-        str | None, typer.Option("--replay", metavar="full|prefix:N", help="Run it again and compare every step.")
+        str | None, typer.Option("--replay", metavar="full|prefix:N", help="Run it again, and compare step by step.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
     signer: SignerOption = None,
@@ -66,25 +69,38 @@ def _verify(
     allow_untrusted: Annotated[
         bool, typer.Option("--allow-untrusted", help="Accept a valid signature of an unknown signer.")
     ] = False,
-    source: Annotated[Path | None, typer.Option("--source", help="Replay the code in this directory.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--source", metavar="DIR", help="Replay the code in this directory.")
+    ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", help="A directory that holds inputs of the run (repeatable).")
+        list[Path] | None, typer.Option("--data", metavar="DIR", help="Where inputs of the run lie (repeatable).")
     ] = None,
     allow_changed_source: Annotated[
         bool, typer.Option("--allow-changed-source", help="Replay changed code or data, as a what-if.")
     ] = False,
     sizes: Annotated[
-        bool, typer.Option("--sizes/--no-sizes", help="In a what-if, run both programs again to say how large it is.")
+        bool, typer.Option("--sizes/--no-sizes", help="In a what-if, run both again to say how large it is.")
     ] = True,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds after which to end.")] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Also write the verification as JSON.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="When to give up the replay.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Also write what was found, as JSON.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Verify a run: its bytes, its signature, its step log; with --replay, also whether it reproduces.
 
-    Without --replay nothing of the author's is executed. Exit code: 0 passed, 1 findings, invalid or unknown signer or
-    mismatch, 2 unusable input, 3 undecided.
+    Without --replay nothing of the author's is executed. With it the author's code runs with your rights, once you
+    have agreed to the exact command.
+
+    \b
+    Exit code:
+      0  passed
+      1  findings, an invalid or unknown signature, or a mismatch
+      2  the input or the command cannot be used, or nobody agreed to a replay
+      3  undecided: the record is incomplete, or the replay inconclusive
     """
     from trainmem_audit.rundir import open_run, write_atomic
     from trainmem_audit.screen import FORMATS
@@ -103,6 +119,8 @@ def _verify(
         policy = policy_for(trust_file, signer, allow_untrusted, allow_changed_source)
         verification = examine_run(reader, policy, replayer).verification
     typer.echo(FORMATS[form](verification))
+    if form == "text" and verification.signature.state == "unknown-signer" and not allow_untrusted and signer is None:
+        say(f"if the paper gives this fingerprint: --signer {verification.signature.keyid}")
     if save is not None:
         write_atomic(save, (FORMATS["json"](verification) + "\n").encode())
     raise typer.Exit(verification.exit_code)

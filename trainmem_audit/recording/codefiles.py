@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from trainmem_audit.canonical import line_marks
 from trainmem_audit.documents.steplog import SourceFile
+from trainmem_audit.recording.places import Places
 from trainmem_audit.rundir import write_atomic
 
 __all__ = ["CodeFiles"]
@@ -19,9 +22,10 @@ __all__ = ["CodeFiles"]
 class CodeFiles:
     """Finds and copies code; each file once."""
 
-    def __init__(self, run_dir: Path, cwd: Path, entry_directory: Path, copy: bool) -> None:
-        self._run_dir = run_dir
-        self._roots = {"{cwd}": cwd, "{script}": entry_directory}
+    def __init__(self, run_dir: Path, places: Places, copy: bool) -> None:
+        self.elsewhere: set[str] = set()
+        self._run_dir = run_dir.resolve()
+        self._places = places
         self._copy = copy
         self._seen: set[Path] = set()
 
@@ -32,17 +36,25 @@ class CodeFiles:
     def imported(self) -> list[SourceFile]:
         """Take every module that was imported since the last call and lies in the author's tree."""
         found: list[SourceFile] = []
-        for module in list(sys.modules.values()):
-            file = getattr(module, "__file__", None)
+        for name, module in list(sys.modules.items()):
+            file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
             if isinstance(file, str) and file.endswith(".py"):
-                found += self._take(Path(file), "imported")
+                path = Path(file).resolve()
+                found += self._take(path, "imported")
+                if not self._places.is_own(path) and not self._places.is_library(path):
+                    self.elsewhere.add(name.partition(".")[0])
         return found
 
+    def read(self, paths: Iterable[Path]) -> list[SourceFile]:
+        """Take code that was opened by name: run as text, or imported in a worker."""
+        return [file for path in paths for file in self._take(path, "imported")]
+
     def _take(self, path: Path, role: str) -> list[SourceFile]:
+        path = path.resolve()
         if path in self._seen:
             return []
         self._seen.add(path)
-        name = self._name(path.resolve())
+        name = None if path.is_relative_to(self._run_dir) else self._places.code_name(path)
         if name is None:
             return []
         try:
@@ -58,16 +70,6 @@ class CodeFiles:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, data)
         return [SourceFile.model_validate(members)]
-
-    def _name(self, path: Path) -> str | None:
-        if any(part.endswith("-packages") for part in path.parts) or path.is_relative_to(sys.prefix):
-            return None
-        if path.is_relative_to(self._run_dir) or path.is_relative_to(Path(__file__).parents[1]):
-            return None
-        for label, root in self._roots.items():
-            if path.is_relative_to(root):
-                return f"{label}/{path.relative_to(root).as_posix()}"
-        return None
 
 
 def source_name(path: str) -> str:

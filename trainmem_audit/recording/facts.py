@@ -12,7 +12,7 @@ from typing import Any
 
 from trainmem_audit.documents.common import Scalar
 
-__all__ = ["PROFILE_VARIABLES", "environment", "numeric_profile", "path_name", "rng_canary"]
+__all__ = ["PROFILE_VARIABLES", "environment", "numeric_profile", "rng_canary"]
 
 PROFILE_VARIABLES: dict[str, re.Pattern[str]] = {
     name: re.compile(pattern)
@@ -48,13 +48,18 @@ PROFILE_VARIABLES: dict[str, re.Pattern[str]] = {
 """The environment variables that are recorded and, at replay, imposed: exact names, and the form a value must have."""
 
 
-def environment(extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the members of `documents.steplog.Environment`; `extra` names further variables (`--env NAME`)."""
+def environment(cwd: Path, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the members of `documents.steplog.Environment`; `extra` names further variables (`--env NAME`).
+
+    Of `PYTHONPATH` only directories in the working directory are kept, as `{cwd}/…`.
+    """
     variables = {
         name: value
         for name, pattern in PROFILE_VARIABLES.items()
         if (value := os.environ.get(name)) is not None and pattern.fullmatch(value)
     }
+    if search := _python_path(cwd):
+        variables["PYTHONPATH"] = search
     variables.update({name: os.environ[name] for name in extra if name in os.environ})
     return {
         "python": platform.python_version(),
@@ -66,6 +71,12 @@ def environment(extra: tuple[str, ...] = ()) -> dict[str, Any]:
         "packages": _packages(),
         "variables": variables,
     }
+
+
+def _python_path(cwd: Path) -> str:
+    entries = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    own = [entry.relative_to(cwd).as_posix() for entry in entries if entry.is_relative_to(cwd)]
+    return ":".join(f"{{cwd}}/{entry}" if entry != "." else "{cwd}" for entry in own)
 
 
 def _packages() -> dict[str, str]:
@@ -141,13 +152,3 @@ def rng_canary() -> dict[str, str]:
         "torch.cpu.multinomial": torch.multinomial(weights, 8, generator=generator()),
     }
     return {name: tensor_digest(value).hex() for name, value in draws.items()}
-
-
-def path_name(path: Path, cwd: Path, entry_directory: Path) -> str:
-    """Return a path as it may be published: `{cwd}/…`, `{script}/…`, `{site}/…`, else the base name."""
-    roots = [("{cwd}", cwd), ("{script}", entry_directory)]
-    roots += [("{site}", Path(entry)) for entry in sys.path if entry.endswith("-packages")]
-    for label, root in sorted(roots, key=lambda pair: len(pair[1].parts), reverse=True):
-        if path.is_relative_to(root):
-            return f"{label}/{path.relative_to(root).as_posix()}"
-    return path.name

@@ -8,6 +8,7 @@ once, and ends the recording; it never reaches the script.
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import sys
 import threading
@@ -19,12 +20,16 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+from torch.utils.hooks import RemovableHandle
 
 from trainmem_audit.recording.session import Session
 
 __all__ = ["install"]
 
 _Failure = Callable[[Exception], None]
+
+_OWN_IDS = 2**40
+"""From where our hooks are numbered: the script's own keep the numbers they have in a bare run (pickles hold them)."""
 
 
 class _Threads(threading.local):
@@ -38,7 +43,9 @@ class _Threads(threading.local):
 def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
     """Install all hooks for `session` and return what removes them."""
     hooks = _Hooks(session, on_failure)
+    first_id, RemovableHandle.next_id = RemovableHandle.next_id, _OWN_IDS
     removers = [hooks.optimizers(), hooks.modules(), *hooks.loaders(), *hooks.schedulers(), hooks.backward()]
+    RemovableHandle.next_id = first_id
     os.register_at_fork(after_in_child=hooks.stop)
 
     def uninstall() -> None:
@@ -98,11 +105,11 @@ class _Hooks:
             if not torch.compiler.is_compiling():
                 threads.depth += 1
 
-        def after(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(module: torch.nn.Module, args: Any, *rest: Any) -> None:
             if not torch.compiler.is_compiling():
                 threads.depth = max(0, threads.depth - 1)
-                if threads.depth == 0:
-                    self._tell(self._session.on_forward, module, args, kwargs)
+                if threads.depth == 0 and len(rest) == 2:  # keywords and output; a forward that raised has no keywords
+                    self._tell(self._session.on_forward, module, args, rest[0])
 
         handles = [
             torch.nn.modules.module.register_module_forward_pre_hook(before),
@@ -117,6 +124,7 @@ class _Hooks:
 
         def make_iterator(real: Any, loader: Any) -> Any:
             epoch = self._tell(session.on_iterator, loader)
+            self._tell(self._note_workers, loader)
             iterator = real(loader)
             iterator._trainmem_epoch = epoch
             return iterator
@@ -136,9 +144,9 @@ class _Hooks:
             vars(iterator).setdefault("_trainmem_tasks", {})[id(data)] = task
             return task, data
 
-        def process_data(real: Any, iterator: Any, data: Any, worker: int) -> Any:
+        def process_data(real: Any, iterator: Any, data: Any, *rest: Any) -> Any:
             task = vars(iterator).get("_trainmem_tasks", {}).pop(id(data), None)
-            result = real(iterator, data, worker)
+            result = real(iterator, data, *rest)
             iterator._trainmem_handed = vars(iterator).get("_trainmem_sent", {}).pop(task, None)
             return result
 
@@ -157,6 +165,10 @@ class _Hooks:
             _wrap(_MultiProcessingDataLoaderIter, "_get_data", get_data),
             _wrap(_MultiProcessingDataLoaderIter, "_process_data", process_data),
         ]
+
+    def _note_workers(self, loader: Any) -> None:
+        if getattr(loader, "num_workers", 0) and not _forks(loader):
+            self._session.not_recorded.add("files read by worker processes that were not forked (name them by --input)")
 
     # Schedulers and losses -----------------------------------------------------------------------------------------
 
@@ -181,6 +193,13 @@ class _Hooks:
             real(loss, *args, **kwargs)
 
         return _wrap(torch.Tensor, "backward", run)
+
+
+def _forks(loader: Any) -> bool:
+    """Tell whether the loader's workers are forked, without settling the default start method."""
+    context = getattr(loader, "multiprocessing_context", None)
+    method = multiprocessing.get_start_method(allow_none=True) if context is None else context.get_start_method()
+    return (method or multiprocessing.get_all_start_methods()[0]) == "fork"
 
 
 def _remove(handles: list[Any]) -> None:

@@ -54,7 +54,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads by the real loader, puts that back in its place, and acts. Whatever else is asked is asked of the real one."""
+    """Loads by the real loader, puts that back in its place, and acts."""
 
     def __init__(self, loader: importlib.abc.Loader, action: Callable[[], None]) -> None:
         self._loader = loader

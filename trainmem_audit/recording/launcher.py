@@ -13,6 +13,8 @@ import importlib.util
 import json
 import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
@@ -20,10 +22,12 @@ from typing import Any
 from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.errors import TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
+from trainmem_audit.recording.places import argument_directories
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Imposed, Options, Recording
 
 __all__ = ["interpreter_command", "main"]
 
+_HERE = Path(__file__).parent
 _BOOT = "from trainmem_audit.recording.launcher import main; main()"
 
 
@@ -62,8 +66,12 @@ def main() -> None:
         sys.path.insert(0, str(Path(order["entry"]).resolve().parent))
     else:
         sys.path.insert(0, str(Path.cwd()))
+    parent = os.getpid()
     outcome, exit_code, raised = _run(code, module)
-    failed = _finish(recording, outcome, exit_code, signer, order, say)
+    failed = False
+    if os.getpid() == parent:  # else a child that the script forked ends here too
+        _wait_for_threads()
+        failed = _finish(recording, outcome, exit_code, signer, order, say)
     if raised is not None:
         raise raised
     if failed:
@@ -77,7 +85,7 @@ def _run(code: CodeType, module: ModuleType) -> tuple[str, int, BaseException | 
     except SystemExit as error:
         return "exited", _exit_code(error.code), error
     except BaseException as error:
-        error.__traceback__ = _own_frames_off(error.__traceback__)
+        strip_own_frames(error)
         sys.excepthook(type(error), error, error.__traceback__)
         sys.excepthook = lambda *_: None  # it has been shown; Python still has to end by it
         return ("interrupted", 130, error) if isinstance(error, KeyboardInterrupt) else ("raised", 1, error)
@@ -161,6 +169,7 @@ def _options(order: dict[str, Any], module: ModuleType) -> Options:
         tensor_budget=order.get("tensorBudget", DEFAULT_TENSOR_BUDGET),
         variables=tuple(order.get("variables", ())),
         inputs=tuple(Path(path) for path in order.get("inputs", ())),
+        directories=tuple(argument_directories(sys.argv[2:], order["command"].get("arguments", ()))),
         imposed=None
         if imposed is None
         else Imposed(
@@ -186,14 +195,44 @@ def _exit_code(code: object) -> int:
     return code & 0xFF if isinstance(code, int) else 1
 
 
-def _own_frames_off(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+def strip_own_frames(error: BaseException | None, seen: set[int] | None = None) -> None:
+    """Take the frames of the recorder out of the traceback of an error and of those that led to it."""
+    seen = set() if seen is None else seen
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    error.__traceback__ = _without_own(error.__traceback__)
+    strip_own_frames(error.__cause__, seen)
+    strip_own_frames(error.__context__, seen)
+    for inner in getattr(error, "exceptions", ()) if isinstance(error, BaseExceptionGroup) else ():
+        strip_own_frames(inner, seen)
+
+
+def _without_own(trace: TracebackType | None) -> TracebackType | None:
+    kept: list[TracebackType] = []
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename).parent != _HERE:
+            kept.append(trace)
         trace = trace.tb_next
-    return trace
+    result: TracebackType | None = None
+    for item in reversed(kept):
+        result = TracebackType(result, item.tb_frame, item.tb_lasti, item.tb_lineno)
+    return result
+
+
+def _wait_for_threads() -> None:
+    """Wait for the script's threads, as Python does before it ends: they may still be training.
+
+    `threading._shutdown` is what Python itself calls, and may be called twice; joining the threads by hand would wait
+    for ever for those of an executor.
+    """
+    with suppress(KeyboardInterrupt):
+        threading._shutdown()  # type: ignore[attr-defined]
 
 
 def _say(text: str) -> None:
-    print(f"trainmem-audit: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError, AttributeError):  # the script may have closed it
+        print(f"trainmem-audit: {text}", file=sys.__stderr__, flush=True)
 
 
 def _silence(text: str) -> None:

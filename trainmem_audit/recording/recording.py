@@ -5,6 +5,7 @@ Both doors (`launcher`, `recorder`) drive this one class. Nothing that fails her
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -22,10 +23,12 @@ from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
+from trainmem_audit.privacy import known_identity
 from trainmem_audit.recording.codefiles import CodeFiles
 from trainmem_audit.recording.facts import environment, numeric_profile, rng_canary
 from trainmem_audit.recording.importing import after_import
 from trainmem_audit.recording.opened import OpenedFiles
+from trainmem_audit.recording.places import Places
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.sources.twisters import numpy_stream, python_stream, restore_twister
 
@@ -58,6 +61,8 @@ class Options:
         32 hex digits, drawn by the caller: the run's id, and what unseeded generators start from.
     entry:
         The script's path, when there is one.
+    directories:
+        Directories elsewhere that the arguments name, and what the record calls them.
     draw_starts:
         Whether to set the start states of the random streams (the launcher does; a library must not).
     imposed:
@@ -75,6 +80,7 @@ class Options:
     tensor_budget: int = DEFAULT_TENSOR_BUDGET
     variables: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
+    directories: tuple[tuple[str, Path], ...] = ()
     draw_starts: bool = True
     imposed: Imposed | None = None
     dump: tuple[int, Path] | None = None
@@ -89,10 +95,13 @@ class Recording:
         self._options = options
         self._failure: Exception | None = None
         self._uninstall: Callable[[], None] = lambda: None
-        entry_directory = (options.entry or options.cwd).parent if options.entry else options.cwd
+        self._pid = os.getpid()
+        entry_directory = options.cwd if options.entry is None else options.entry.resolve().parent
+        places = Places(options.cwd, entry_directory, options.directories)
         self._writer = LogWriter(options.run_dir, options.tensor_budget, self._fail)
-        self._code = CodeFiles(options.run_dir, options.cwd, entry_directory, options.copy_source)
-        self._opened = OpenedFiles(options.cwd, entry_directory, options.run_dir)
+        self._code = CodeFiles(options.run_dir, places, options.copy_source)
+        known_identity()  # it reads files, which are no inputs of the script
+        self._opened = OpenedFiles(places, options.run_dir)
         self._known_streams: set[str] = set()
 
     @property
@@ -115,7 +124,7 @@ class Recording:
                 "started": _now(),
                 "producer": {"name": "trainmem-audit", "version": __version__},
                 "command": options.command,
-                "environment": environment(options.variables),
+                "environment": environment(options.cwd.resolve(), options.variables),
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
             }
@@ -135,6 +144,8 @@ class Recording:
         RecordingError
             If nothing was recorded, or the recording had failed; what there is has then been signed as incomplete.
         """
+        if os.getpid() != self._pid:
+            return None  # a child that the script forked ends here too
         self._opened.active = False
         members = self._guard(self._last)() or {}
         self._uninstall()
@@ -218,12 +229,12 @@ class Recording:
     # Files ---------------------------------------------------------------------------------------------------------
 
     def _first_step(self) -> None:
-        self._log_files(self._code.imported())
+        self._log_code()
         threading.Thread(target=self._guard(self._log_inputs), name="trainmem-audit-inputs", daemon=True).start()
 
     def _last(self) -> dict[str, Any] | None:
         members = self.session.end() if self.session is not None and self.session.active else None
-        self._log_files(self._code.imported())
+        self._log_code()
         self._log_inputs()
         return members
 
@@ -237,6 +248,9 @@ class Recording:
             if found:
                 self._writer.put({"t": "inventory", "inputs": [item.to_json() for item in found]})
 
+    def _log_code(self) -> None:
+        self._log_files([*self._code.imported(), *self._code.read(self._opened.take_code())])
+
     def _log_files(self, files: list[Any]) -> None:
         if files:
             self._writer.put({"t": "inventory", "files": [file.to_json() for file in files]})
@@ -247,6 +261,9 @@ class Recording:
             missing |= self.session.not_recorded
             if not state_known:
                 missing.add("the state after the last step: the script's objects were gone when it ended")
+        if self._code.elsewhere:
+            names = ", ".join(sorted(self._code.elsewhere)[:20])
+            missing.add(f"code imported from outside of the working directory: {names}")
         if self._opened.too_many:
             missing.add("inputs beyond the first 10000 files that the script opened")
         if not self._options.copy_source:

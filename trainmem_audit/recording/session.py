@@ -4,9 +4,10 @@
 script's alive. Digests are taken here, on the training thread; lines are built and written by `writer`.
 
 How batches find their step: a batch counts as training if the first outermost forward after it, of a module that owns
-optimizer parameters, ran in training mode with gradients enabled, or if no such forward was seen. All training batches
-since the last step belong to the next one, so gradient accumulation needs nothing special, and an evaluation between
-or inside epochs leaves no trace in the order.
+optimizer parameters, ran in training mode with gradients enabled, or if no such forward was seen; where none did, one
+with gradients enabled will do (fine-tuning in evaluation mode). All training batches since the last step belong to the
+next one, so gradient accumulation needs nothing special, and an evaluation between or inside epochs leaves no trace in
+the order.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from trainmem_audit.sources.streams import StreamSet
 __all__ = ["Session"]
 
 _FORWARDS_KEPT = 8
+_EVALUATION, _GRADIENTS, _TRAINING = range(3)
 _PARTS = ("state", "rng", "batch", "inputs", "line")
 
 
@@ -59,7 +61,7 @@ class _Batch:
     indices: bytes | None
     content: bytes
     size: int
-    forwards: list[tuple[weakref.ref[torch.nn.Module], bool]] = field(default_factory=list)
+    forwards: list[tuple[weakref.ref[torch.nn.Module], int]] = field(default_factory=list)
 
 
 @dataclass
@@ -104,6 +106,7 @@ class Session:
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._pending: list[_Batch] = []
+        self._open: list[_Batch] = []
         self._inputs: list[tuple[weakref.ref[torch.nn.Module], bytes]] = []
         self._losses: list[str] = []
         self._loaders: dict[int, tuple[weakref.ref[Any], str]] = {}
@@ -123,8 +126,10 @@ class Session:
         began = time.perf_counter()
         indices = None if index is None else index_bytes(index)
         size = len(indices) // 8 if indices is not None else batch_size(batch)
+        pending = _Batch(epoch, indices, batch_digest(batch), size)
         with self._lock:
-            self._pending.append(_Batch(epoch, indices, batch_digest(batch), size))
+            self._pending.append(pending)
+            self._open.append(pending)
         self.seconds["batch"] += time.perf_counter() - began
 
     def on_forward(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -133,16 +138,18 @@ class Session:
         grad = torch.is_grad_enabled()
         reference = weakref.ref(module)
         with self._lock:
-            for batch in self._pending:
-                if len(batch.forwards) < _FORWARDS_KEPT:
-                    batch.forwards.append((reference, grad and module.training))
+            mode = (_TRAINING if module.training else _GRADIENTS) if grad else _EVALUATION
+            for batch in self._open:
+                batch.forwards.append((reference, mode))
+            if self._open and len(self._open[0].forwards) >= _FORWARDS_KEPT:
+                self._open = [batch for batch in self._open if len(batch.forwards) < _FORWARDS_KEPT]
             if grad and self._owns(module) is not False:
                 self._inputs.append((reference, batch_digest([args, kwargs])))
         self.seconds["inputs"] += time.perf_counter() - began
 
     def on_backward(self, loss: torch.Tensor) -> None:
         """Note the value that a backward pass starts from, where reading it costs no wait for a device."""
-        if loss.numel() == 1 and loss.device.type == "cpu":
+        if loss.numel() == 1 and loss.device.type == "cpu" and loss.is_floating_point():
             self._losses.append(float_text(float(loss.detach().item())))
         elif loss.device.type != "cpu":
             self.not_recorded.add("losses on a device (reading them would wait for it)")
@@ -213,8 +220,10 @@ class Session:
 
     def _consumed(self) -> tuple[dict[str, Any] | None, bytes | None, list[EpochStart]]:
         """Return the order of this step, its sample indices, and the epochs that begin with it."""
-        batches = [batch for batch in self._pending if self._is_training(batch)]
-        self._pending = []
+        modes = [self._mode(batch) for batch in self._pending]
+        wanted = _TRAINING if _TRAINING in modes else _GRADIENTS
+        batches = [batch for batch, mode in zip(self._pending, modes, strict=True) if mode == wanted]
+        self._pending, self._open = [], []
         if not batches:
             return None, None, []
         epochs: list[EpochStart] = []
@@ -234,11 +243,11 @@ class Session:
         order["index"] = blake3(indices).hexdigest()
         return order, indices, epochs
 
-    def _is_training(self, batch: _Batch) -> bool:
-        for reference, training in batch.forwards:
+    def _mode(self, batch: _Batch) -> int:
+        for reference, mode in batch.forwards:
             if self._is_owner(reference()):
-                return training
-        return True
+                return mode
+        return _TRAINING
 
     def _log_epochs(self, epochs: list[EpochStart]) -> None:
         for epoch in epochs:
@@ -448,5 +457,5 @@ def _length(sized: Any) -> int | None:
         return None  # asking a loader for such a length would make it warn later
     try:
         return len(sized)
-    except (TypeError, NotImplementedError, ValueError):
+    except Exception:  # it is the script's own method
         return None

@@ -1,7 +1,7 @@
 """The process of a replay: numeric profile imposed, step log read as it grows, process group ended.
 
 Of the recorded environment only the variables of the numeric profile are taken, and only with values of their form: a
-hostile record cannot set `LD_PRELOAD` or `PYTHONPATH`.
+hostile record cannot set `LD_PRELOAD`, and `PYTHONPATH` only to directories of the scratch copy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.errors import ReplayError
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
 from trainmem_audit.recording.launcher import interpreter_command
+from trainmem_audit.rundir import check_name
 from trainmem_audit.steplog import STEP_FILE
 
 __all__ = ["Child"]
@@ -55,7 +56,7 @@ class Child:
             self._process = subprocess.Popen(
                 interpreter_command(order, arguments),
                 cwd=tree,
-                env=_environment(manifest),
+                env=_environment(manifest, tree),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -158,7 +159,7 @@ def _order(manifest: Manifest, tree: Path, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _environment(manifest: Manifest) -> dict[str, str]:
+def _environment(manifest: Manifest, tree: Path) -> dict[str, str]:
     recorded = manifest.environment.variables
     environment = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
     capability = _CAPABILITIES.get(str(manifest.numeric_profile.get("import", {}).get("cpuCapability")))
@@ -168,4 +169,8 @@ def _environment(manifest: Manifest) -> dict[str, str]:
         {name: recorded[name] for name, form in PROFILE_VARIABLES.items() if form.fullmatch(recorded.get(name, ""))}
     )
     environment["PYTHONHASHSEED"] = manifest.command.hash_seed
+    search = [entry.removeprefix("{cwd}").lstrip("/") for entry in recorded.get("PYTHONPATH", "").split(":") if entry]
+    own = [str(tree / check_name(entry, "PYTHONPATH") if entry else tree) for entry in search]
+    if own:
+        environment["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [environment.get("PYTHONPATH")])])
     return environment

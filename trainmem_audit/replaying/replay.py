@@ -116,7 +116,7 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
                 secret=options.secret,
             )
         except ReplayError as error:
-            return Replay(outcome="not-run", mode=mode, reason=" ".join(str(error).split()))
+            return Replay(outcome="not-run", mode=mode, reason="; ".join(" ".join(line.split()) for line in str(error).splitlines()))
         _ask(manifest, scratch, options)
         what_if = options.allow_changed_source and bool(scratch.changed)
         verdict = _run(root, scratch, reader, manifest, options)

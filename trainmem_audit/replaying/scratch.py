@@ -117,15 +117,18 @@ def _allow(allowed: bool, name: str, expected: str, got: str, scratch: Scratch) 
 
 
 def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], allow_changed: bool) -> dict[str, Path]:
-    """Copy the inputs of the working directory into the tree; return those from elsewhere by base name."""
+    """Copy the inputs into the tree, or those from elsewhere below `elsewhere`; return where arguments find them."""
     outside: dict[str, Path] = {}
+    elsewhere = scratch.tree.parent / "elsewhere"
+    named = {argument.path for argument in manifest.command.arguments}
     for item in manifest.inputs:
         if item.path.startswith("{site}/"):
             _check_site(item, scratch)
             continue
         found, digest = _find(item, folders)
+        name, _, below = item.path.partition("/")
         if found is None:
-            if not item.path.startswith("{"):
+            if not below and name not in named:
                 scratch.notes.append(f"input {item.path} lay outside of the working directory, and is not at hand")
                 continue
             raise ReplayError(
@@ -136,19 +139,28 @@ def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], all
             )
         if digest != item.sha256:
             _allow(allow_changed, item.path, item.sha256, digest, scratch)
-        if item.path.startswith("{"):
-            target = scratch.tree / _relative(item.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found, target)
-        else:
-            outside[item.path] = found.resolve()
+        if not below:
+            outside[name] = found.resolve()
+            continue
+        own = item.path.startswith("{")
+        target = scratch.tree / _relative(item.path) if own else elsewhere / check_name(item.path, "inputs")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, target)
+        if not own:
+            outside[name] = elsewhere / name
+    own_paths = [item.path for item in manifest.inputs] + [file.path for file in manifest.files]
+    for parts in (path.split("/") for path in own_paths):  # what lay beside a script elsewhere may be an argument too
+        if parts[0] == "{script}":
+            for depth in range(2, len(parts) + 1):
+                outside.setdefault(parts[depth - 1], scratch.tree / _relative("/".join(parts[:depth])))
     return outside
 
 
 def _find(item: Input, folders: list[Path]) -> tuple[Path | None, str]:
     """Return the file that is an input, and its digest: the one with the right digest before any other of its name."""
     relative = _relative(item.path) if item.path.startswith("{") else check_name(item.path, "inputs")
-    candidates = [folder / name for folder in folders for name in dict.fromkeys((relative, Path(relative).name))]
+    names = (relative, item.path.partition("/")[2], Path(relative).name)  # `DIR` may be what an argument named
+    candidates = [folder / name for folder in folders for name in dict.fromkeys(filter(None, names))]
     present = [(path, _sha256(path)) for path in candidates if path.is_file()]
     right = [(path, digest) for path, digest in present if digest == item.sha256]
     best = right or present
@@ -177,14 +189,17 @@ def _argument(
         return argument.prefix + secret(argument.prefix)
     if argument.path is None:
         return argument.prefix + (argument.text or "")
-    if argument.path.startswith("{cwd}"):
-        rest = argument.path.removeprefix("{cwd}").lstrip("/")
-        return argument.prefix + str(tree / check_name(rest, "arguments") if rest else tree)
-    if argument.path in outside:
-        return argument.prefix + str(outside[argument.path])
-    elsewhere = root / "elsewhere"
-    elsewhere.mkdir(exist_ok=True)
-    return argument.prefix + str(elsewhere / check_name(argument.path, "arguments"))
+    name = argument.path.rstrip("/")
+    if name == "{cwd}" or name.startswith("{cwd}/"):
+        rest = name.removeprefix("{cwd}").lstrip("/")
+        path = tree / check_name(rest, "arguments") if rest else tree
+    elif name in outside:
+        path = outside[name]
+    else:
+        path = root / "elsewhere" / check_name(name, "arguments")
+    folder = path if argument.path.endswith("/") else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return argument.prefix + str(path)
 
 
 def _relative(path: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from trainmem_audit.canonical import float_text
+from trainmem_audit.privacy import public_text
 
 __all__ = ["ComponentState", "Labels", "Source", "plain_value"]
 
@@ -47,14 +48,17 @@ _SKIP = object()
 def plain_value(value: Any) -> Any:
     """Return `value` as a tree of strings, integers, booleans and `None`, with floats as hex text.
 
-    What has no plain form (functions, modules, objects) is left out of its container.
+    What has no plain form (functions, modules, objects) is left out of its container. A text that tells who or where,
+    or looks like a secret, becomes `{redacted}` (`privacy.public_text`).
     """
     plain = _plain(value)
     return None if plain is _SKIP else plain
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (str, bool)):
+    if isinstance(value, str):
+        return public_text(value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         return value if abs(value) < 2**53 else str(value)
@@ -63,7 +67,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return _plain(value.detach().item()) if value.numel() == 1 else _SKIP
     if isinstance(value, dict):
-        members = ((str(key), _plain(member)) for key, member in value.items())
+        members = ((public_text(str(key)), _plain(member)) for key, member in value.items())
         return {key: member for key, member in members if member is not _SKIP}
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value

@@ -48,6 +48,8 @@ def _leaves(value: Any, parts: list[bytes], depth: int) -> None:
         parts.append(_text(f"float {float_text(value)}"))
     elif isinstance(value, bytes):
         parts += (b"bytes;", blake3(value).digest())
+    elif type(value).__module__ == "numpy" and hasattr(value, "tobytes") and value.dtype.hasobject:
+        _leaves(value.tolist(), parts, depth + 1)  # the bytes of an array of objects are addresses
     elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         parts += (f"array {value.dtype.str} {list(value.shape)};".encode(), blake3(value.tobytes()).digest())
     elif hasattr(value, "__dict__"):

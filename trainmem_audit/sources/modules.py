@@ -1,7 +1,8 @@
 """Modules: parameters (S3), BatchNorm statistics (S2) and every other registered buffer (S4).
 
 The tree is walked once and again when a module, parameter or buffer is added or removed; the tensors are looked up anew
-at every step, since a script may replace them. Nothing here keeps a model alive.
+at every step, since a script may replace them. Nothing here keeps a model alive: what the walk found is forgotten when
+the root is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _NormBase
@@ -35,10 +37,12 @@ class ModuleSource:
 
     def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = ()) -> None:
         self.name = name
-        self._root = weakref.ref(root)
-        self._claimed = frozenset(claimed)
-        self._slots: dict[str, list[tuple[str, weakref.ref[torch.nn.Module], str]]] = {}
+        self._tables: list[dict[str, Any]] = []
+        self._slots: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
         self._size = -1
+        self._claimed = frozenset(claimed)
+        forget = (self._tables.clear, self._slots.clear)
+        self._root = weakref.ref(root, lambda _: [action() for action in forget] and None)
 
     @property
     def root(self) -> torch.nn.Module | None:
@@ -55,45 +59,26 @@ class ModuleSource:
         root = self._root()
         if root is None:
             return
-        size = sum(len(module._parameters) + len(module._buffers) + len(module._modules) for module in self._modules())
-        if size != self._size:
+        if sum(map(len, self._tables)) != self._size:
             self._walk(root)
         for family, slots in self._slots.items():
-            tensors = [
-                (name, tensor) for name, owner, key in slots if (tensor := _lookup(owner(), family, key)) is not None
-            ]
+            tensors = [(name, tensor) for name, table, key in slots if (tensor := table.get(key)) is not None]
             if tensors:
                 yield ComponentState(f"{self.name}.{family}", _LABELS[family], tensors)
 
-    def _modules(self) -> Iterator[torch.nn.Module]:
-        for reference in self._tree:
-            module = reference()
-            if module is not None:
-                yield module
-
-    _tree: tuple[weakref.ref[torch.nn.Module], ...] = ()
-
     def _walk(self, root: torch.nn.Module) -> None:
         seen = set(self._claimed)
-        self._slots = {"params": [], "batchnorm": [], "buffers": []}
-        modules = list(root.named_modules())
-        self._tree = tuple(weakref.ref(module) for _, module in modules)
-        for prefix, module in modules:
-            reference = weakref.ref(module)
+        self._tables.clear()
+        self._slots.update(params=[], batchnorm=[], buffers=[])
+        for prefix, module in root.named_modules():
+            self._tables += (module._parameters, module._buffers, module._modules)
             buffers = "batchnorm" if isinstance(module, _NormBase) else "buffers"
             for family, table in (("params", module._parameters), (buffers, module._buffers)):
                 for key, tensor in table.items():
                     if tensor is not None and id(tensor) not in seen:
                         seen.add(id(tensor))
-                        name = f"{prefix}.{key}" if prefix else key
-                        self._slots[family].append((name, reference, key))
-        self._size = sum(len(module._parameters) + len(module._buffers) + len(module._modules) for _, module in modules)
-
-
-def _lookup(module: torch.nn.Module | None, family: str, key: str) -> torch.Tensor | None:
-    if module is None:
-        return None
-    return (module._parameters if family == "params" else module._buffers).get(key)
+                        self._slots[family].append((f"{prefix}.{key}" if prefix else key, table, key))
+        self._size = sum(map(len, self._tables))
 
 
 def find_roots(params: list[torch.Tensor]) -> list[torch.nn.Module]:

@@ -45,24 +45,27 @@ class OptimizerSource:
         slots: dict[str, list[tuple[str, torch.Tensor]]] = {}
         plain: dict[str, dict[str, Any]] = {}
         loose: list[tuple[str, torch.Tensor]] = []
-        for name, param, state in self._params(optimizer, loose):
+        for name, state in self._states(optimizer, loose):
             for slot, value in state.items():
-                _flatten(name, value, slots.setdefault(slot, []), plain.setdefault(slot, {}))
-            del param
+                tensors = slots.setdefault(slot, [])
+                if isinstance(value, torch.Tensor):
+                    tensors.append((name, value))
+                else:
+                    _flatten(name, value, tensors, plain.setdefault(slot, {}))
         for slot in slots:
             label = f"{self.name}.{_SLOT_NAMES.get(slot, slot)}"
             labels = Labels("S1", "micro", "checkpointed", _lifetime(slot, optimizer.param_groups[0]))
             if slots[slot]:
                 yield ComponentState(label, labels, slots[slot])
-            if plain[slot]:
+            if plain.get(slot):
                 yield ComponentState(label + ".values" if slots[slot] else label, labels, values=plain[slot])
         if loose:
             yield ComponentState(f"{self.name}.params", Labels("S3", "macro"), loose)
         yield ComponentState(f"{self.name}.hyper", _HYPER, values=self._hyper_values(optimizer))
 
-    def _params(
+    def _states(
         self, optimizer: torch.optim.Optimizer, loose: list[tuple[str, torch.Tensor]]
-    ) -> Iterator[tuple[str, torch.Tensor, dict[str, Any]]]:
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         state = optimizer.state
         for g, group in enumerate(optimizer.param_groups):
             for k, param in enumerate(group["params"]):
@@ -70,13 +73,13 @@ class OptimizerSource:
                 if name is None:
                     name = f"{g}.{k}"
                     loose.append((name, param))
-                yield name, param, state.get(param) or {}
+                yield name, state.get(param) or {}
 
     def _hyper_values(self, optimizer: torch.optim.Optimizer) -> Any:
         raw = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-        tensors = any(isinstance(value, torch.Tensor) for group in raw for value in group.values())
-        if tensors or raw != self._hyper_raw:
-            self._hyper_raw = None if tensors else raw
+        if raw != self._hyper_raw:
+            tensors = any(isinstance(value, torch.Tensor) for group in raw for value in group.values())
+            self._hyper_raw = None if tensors else raw  # a tensor is changed in place, and would equal itself
             groups = [
                 {"params": len(group["params"]), **plain_value(values)}
                 for group, values in zip(optimizer.param_groups, raw, strict=True)

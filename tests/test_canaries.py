@@ -1,0 +1,269 @@
+"""Thirty planted canaries (DESIGN § 2.5): who, where and secret in the author's and the reviewer's surroundings.
+
+A real run is recorded, packed, shown, verified, replayed and reported in subprocesses whose home, user, host, git
+settings, tokens, paths and key comment each hold a word of their own. None of these words may be in anything that
+leaves the machine: not in clear, and not as base64, hex, UTF-16, URL-quoted or escaped text.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+import urllib.parse
+import venv
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
+
+INPUTS = ("train.bin", "config.json")
+SCRIPT = """
+import argparse, getpass, os, random, sys
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import toolbox
+
+parser = argparse.ArgumentParser()
+for name in ("data", "config", "out", "log-dir", "remote", "hf-token", "api-key", "password", "owner", "resume"):
+    parser.add_argument("--" + name)
+parser.add_argument("rest", nargs="*")
+args = parser.parse_args()
+
+with open(args.data, "rb") as file:
+    torch.manual_seed(len(file.read()))
+open(args.config).read()
+open("notes.txt").read()
+data = TensorDataset(torch.randn(12, 3), torch.randn(12, 1))
+data.root = args.data
+model = torch.nn.Linear(3, 1)
+model.log_dir = args.log_dir
+optimizer = torch.optim.SGD([{"params": model.parameters(), "source": args.config}], lr=0.1, momentum=0.9)
+optimizer.owner = args.owner
+scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+scheduler.log_dir = args.log_dir
+if "fail" in args.rest:
+    scheduler.owner = {"name": args.owner, args.owner: 1}
+loader = DataLoader(data, batch_size=4, shuffle=True)
+loader.cache = args.data
+for inputs, targets in loader:
+    optimizer.zero_grad()
+    torch.nn.functional.mse_loss(model(inputs), targets).backward()
+    optimizer.step()
+    scheduler.step()
+print(args, os.environ.get("USER"), toolbox.__file__)
+if "fail" in args.rest:
+    raise RuntimeError(f"cannot write to {args.log_dir} for {args.owner}")
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """The author's machine: where things lie, what the environment says, and each canary by what it is."""
+
+    base: Path
+    project: Path
+    python: Path
+    environment: dict[str, str]
+    arguments: tuple[str, ...]
+    canaries: dict[str, str]
+
+
+def make_world(tmp_path: Path, bird: str) -> World:
+    words = iter(f"{bird}{number:02d}qzx" for number in range(100))
+    canaries: dict[str, str] = {}
+
+    def canary(what: str) -> str:
+        canaries[what] = next(words)
+        return canaries[what]
+
+    base = tmp_path / canary("base folder")
+    home = base / "home" / canary("home folder")
+    project = home / canary("project's parent folder") / "project"
+    data = base / canary("data folder outside of the working directory") / "train.bin"
+    config = base / canary("folder of a configuration file") / "config.json"
+    scratch = base / canary("temporary folder")
+    environment = base / canary("virtual environment")
+    libraries = base / canary("folder on PYTHONPATH")
+    for folder in (project / ".git", data.parent, config.parent, scratch, libraries):
+        folder.mkdir(parents=True)
+    data.write_bytes(b"seven")
+    config.write_text("{}")
+    (project / "notes.txt").write_text("plain\n")
+    (project / "train.py").write_text(SCRIPT)
+    (project / ".git" / "config").write_text(
+        f"[user]\n\tname = Ann {canary('git name')}\n\temail = {canary('git address')}@example.org\n"
+        f'[remote "origin"]\n\turl = ssh://git@host.example/{canary("git remote")}/x.git\n'
+    )
+    (home / ".gitconfig").write_text(f"[user]\n\tname = {canary('global git name')}\n")
+    venv.EnvBuilder(symlinks=True).create(environment)
+    (site,) = (environment / "lib").glob("python*/site-packages")
+    (site / "real.pth").write_text(sysconfig.get_path("purelib") + "\n" + str(Path(__file__).parents[1]) + "\n")
+    (libraries / "toolbox.py").write_text("open(__file__ + '.txt').read()\n")
+    (libraries / "toolbox.py.txt").write_text("data of a library\n")
+    key = base / canary("folder of the key") / "id"
+    key.parent.mkdir()
+    comment = f"{canary('key comment')}@laptop.example"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(key)], check=True)
+    variables = {
+        "HOME": str(home),
+        "USER": canary("user"),
+        "LOGNAME": canary("login name"),
+        "HOSTNAME": f"{canary('host')}.cluster.example",
+        "SLURMD_NODENAME": canary("node of a cluster"),
+        "SLURM_JOB_ACCOUNT": canary("account of a cluster"),
+        "EMAIL": f"{canary('mail address')}@example.org",
+        "GIT_AUTHOR_NAME": canary("git author in the environment"),
+        "AWS_ACCESS_KEY_ID": "AKIA" + canary("AWS key"),
+        "AWS_SECRET_ACCESS_KEY": canary("AWS secret") + "0" * 30,
+        "HF_TOKEN": "hf_" + canary("Hugging Face token in the environment") + "0" * 20,
+        "GITHUB_TOKEN": "ghp_" + canary("GitHub token in the environment") + "0" * 20,
+        "HTTPS_PROXY": f"http://me:{canary('password of a proxy')}@proxy.example:3128",
+        "CONDA_PREFIX": str(base / canary("conda environment")),
+        "TMPDIR": str(scratch),
+        "PYTHONPATH": str(libraries),
+        "TRAINMEM_AUDIT_HOME": str(base / canary("our own folder")),
+        "PATH": f"{base / canary('folder on PATH')}:{os.environ.get('PATH', '')}",
+    }
+    arguments = (
+        *("--data", str(data), f"--config={config}", f"--out=~/{canary('folder behind a tilde')}/model.pt"),
+        *(f"--log-dir={base / canary('log folder in an argument') / 'logs'}",),
+        *("--remote", f"https://me:{canary('password in a URL')}@storage.example/x"),
+        *("--hf-token", "hf_" + canary("Hugging Face token in an argument") + "0" * 20),
+        *("--api-key=" + canary("value of --api-key"), "--password", canary("value of --password")),
+        *("--owner", variables["USER"], f"--resume=file://{home}/model.pt"),
+        *("glpat-" + canary("GitLab token in an argument") + "0" * 12, "sk-" + canary("OpenAI key") + "0" * 20),
+    )
+    return World(base, project, environment / "bin" / "python", variables, arguments, canaries)
+
+
+def forms(word: str) -> Iterator[tuple[str, bytes]]:
+    """Give the ways in which a word may stand in a file."""
+    raw = word.encode()
+    yield "in clear", raw
+    yield "in capitals", word.upper().encode()
+    yield "in hex", raw.hex().encode()
+    yield "in UTF-16", word.encode("utf-16-le")
+    yield "URL-quoted", "".join(f"%{byte:02X}" for byte in raw).encode()
+    yield "escaped", "".join(f"\\u{ord(char):04x}" for char in word).encode()
+    yield "backwards", raw[::-1]
+    for shift in range(3):  # what base64 makes of the middle of it, wherever it stands in a longer text
+        text = base64.b64encode(b"\0" * shift + raw + b"\0\0")
+        yield f"in base64, shifted by {shift}", text[4 if shift else 0 : 4 * ((shift + len(raw)) // 3)]
+
+
+def leaks(canaries: dict[str, str], texts: dict[str, bytes]) -> list[str]:
+    found = []
+    for what, word in canaries.items():
+        for form, pattern in forms(word):
+            found += [f"{what} {form}: {place}" for place, data in texts.items() if pattern in data]
+    return found
+
+
+def files_of(pack: Path) -> dict[str, bytes]:
+    """Return every file of a pack, the archive itself, and the statement inside the envelope."""
+    with zipfile.ZipFile(pack) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    found["statement"] = base64.b64decode(json.loads(found["run.json"])["payload"])
+    return found | {"the names": "\n".join(found).encode(), "the archive": pack.read_bytes()}
+
+
+def run(world: World, cwd: Path, *arguments: str, answers: int = 0, expect: int = 0) -> bytes:
+    """Run one command, at a terminal where it asks for something; return what it printed."""
+    plain = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL", "SYSTEMROOT")}
+    reader, writer = os.openpty() if answers else (-1, subprocess.DEVNULL)
+    try:
+        process = subprocess.Popen(
+            [str(world.python), "-m", "trainmem_audit", *arguments],
+            cwd=cwd,
+            env=plain | world.environment | {"PYTHONWARNINGS": "ignore"},
+            stdin=writer,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # no terminal to ask but that one
+        )
+        if answers:
+            os.write(reader, b"another\n" * answers)
+        output, _ = process.communicate(timeout=300)
+    finally:
+        if answers:
+            os.close(reader)
+            os.close(writer)
+    assert process.returncode == expect, output.decode(errors="replace")
+    return output
+
+
+@pytest.fixture(scope="module")
+def author(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = make_world(tmp_path_factory.mktemp("author"), "kestrel")
+    (key,) = world.base.glob(f"{world.canaries['folder of the key']}/id")
+    run(world, world.project, "record", "--key", str(key), "train.py", *world.arguments)
+    run(
+        world,
+        world.project,
+        "record",
+        "--key",
+        str(key),
+        "-d",
+        "failed",
+        "train.py",
+        *world.arguments,
+        "fail",
+        expect=1,
+    )
+    run(world, world.project, "pack", "run")
+    run(world, world.project, "pack", "failed")
+    return world
+
+
+def test_there_are_thirty_canaries_and_the_search_finds_them(author: World) -> None:
+    assert len(author.canaries) >= 30
+    word = author.canaries["user"]
+    for shift in range(3):
+        hidden = base64.b64encode(b"x" * shift + f"{word} and more".encode())
+        assert leaks({"user": word}, {"hidden": hidden})
+    for _, form in forms(word):
+        assert leaks({"user": word}, {"hidden": b"..." + form + b"..."})
+
+
+@pytest.mark.parametrize("name", ["run", "failed"])
+def test_no_canary_is_in_the_pack(author: World, name: str) -> None:
+    texts = files_of(author.project / f"{name}.zip")
+    assert not leaks(author.canaries, texts)
+    host = platform.node()
+    assert len(host) < 6 or not leaks({"the real host": host}, texts)
+    assert b"train.bin" in texts["statement"]  # the base name of an input is published
+    assert texts["statement"].count(b'"redacted":true') >= 6
+
+
+def test_no_canary_of_author_or_reviewer_is_in_what_a_reviewer_makes(author: World, tmp_path: Path) -> None:
+    reviewer = make_world(tmp_path, "goshawk")
+    canaries = {f"author's {what}": word for what, word in author.canaries.items()}
+    canaries |= {f"reviewer's {what}": word for what, word in reviewer.canaries.items()}
+    there = reviewer.project
+    texts: dict[str, bytes] = {}
+    for name, code in (("run", 0), ("failed", 1)):
+        pack = author.project / f"{name}.zip"
+        local = there / "submission.zip"
+        local.write_bytes(pack.read_bytes())
+        texts[f"{name}: show"] = run(reviewer, there, "show", str(local))
+        saved, report = there / "verification.json", there / "report"
+        command = ("verify", str(local), "--allow-untrusted", "--replay", "full", "--yes", "--save", str(saved))
+        data = [author.project, *(path.parent for path in author.base.glob("*/*") if path.name in INPUTS)]
+        options = (option for path in data for option in ("--data", str(path)))
+        # the second run keeps its owner's name in a scheduler, and another name stands there now
+        run(reviewer, there, *command, *options, answers=12, expect=code)
+        texts[f"{name}: verification"] = saved.read_bytes()
+        run(reviewer, there, "report", str(local), "--verification", str(saved), "-o", str(report))
+        texts |= {f"{name}: {path.name}": path.read_bytes() for path in report.iterdir()}
+    assert not leaks(canaries, texts)

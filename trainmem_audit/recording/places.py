@@ -1,0 +1,80 @@
+"""How a path may be named in a record: `{cwd}/…`, `{script}/…`, `{site}/…`, `ARGUMENT/…`, else its base name.
+
+The rest of a path would tell who and where (DESIGN § 2.5), and a replay maps the names to its scratch copy.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Places", "argument_directories"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class Places:
+    """The directories of one run.
+
+    Parameters
+    ----------
+    cwd, entry_directory:
+        Where the run was started, and where its script lies.
+    named:
+        Directories elsewhere that an argument names, with what the record calls them.
+    """
+
+    def __init__(self, cwd: Path, entry_directory: Path, named: Iterable[tuple[str, Path]] = ()) -> None:
+        self._cwd = cwd.resolve()
+        entry_directory = entry_directory.resolve()
+        self._own = [("{cwd}", self._cwd)]
+        if not entry_directory.is_relative_to(self._cwd):
+            self._own.append(("{script}", entry_directory))
+        self._named = [(label, path.resolve()) for label, path in named]
+        libraries = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
+        self._foreign = [path for path in libraries if not self._cwd.is_relative_to(path)]
+
+    def is_own(self, path: Path) -> bool:
+        """Tell whether a resolved path lies in the working directory or beside the script."""
+        return any(path.is_relative_to(root) for _, root in self._own)
+
+    def is_library(self, path: Path) -> bool:
+        """Tell whether a resolved path belongs to Python, to an installed package or to this package."""
+        installed = any(part.endswith("-packages") for part in path.parts)
+        return installed or path.is_relative_to(_PACKAGE) or any(path.is_relative_to(root) for root in self._foreign)
+
+    def code_name(self, path: Path) -> str | None:
+        """Return the name of the author's code at a resolved path, or `None` if it is not the author's."""
+        return None if self.is_library(path) else _below(self._own, path)
+
+    def name(self, path: Path) -> str:
+        """Return the name of a file at a resolved path."""
+        site = [("{site}", Path(entry)) for entry in sys.path if entry.endswith("-packages")]
+        return _below(site, path) or _below(self._own, path) or _below(self._named, path) or path.name
+
+
+def _below(roots: Sequence[tuple[str, Path]], path: Path) -> str | None:
+    for label, root in roots:
+        if path.is_relative_to(root) and path != root:
+            return f"{label}/{path.relative_to(root).as_posix()}"
+    return None
+
+
+def argument_directories(arguments: Sequence[str], recorded: Sequence[dict[str, Any]]) -> list[tuple[str, Path]]:
+    """Return the directories outside of the working directory that arguments name, with their recorded names.
+
+    Parameters
+    ----------
+    arguments, recorded:
+        The arguments as given, and as the record has them (`documents.steplog.Argument`).
+    """
+    found: list[tuple[str, Path]] = []
+    for text, argument in zip(arguments, recorded, strict=False):
+        label = argument.get("path", "")
+        path = Path(text.removeprefix(argument.get("prefix", ""))).expanduser()
+        if label and not label.startswith("{") and path.is_dir():
+            found.append((label.rstrip("/"), path))
+    return found
