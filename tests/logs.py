@@ -16,7 +16,7 @@ from trainmem_audit.documents.steplog import LOG_FORMAT, Line
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.steplog import FRAME, ORDER_FILE, STEP_FILE, TENSOR_FILE, LogBuilder, LogReader
 
-__all__ = ["FakeRun", "MemoryReader", "begin", "component", "digest", "read_all", "written"]
+__all__ = ["FakeRun", "MemoryReader", "begin", "component", "digest", "read_all", "stream", "written"]
 
 BATCH = 3
 

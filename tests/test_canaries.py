@@ -12,9 +12,9 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import sysconfig
-import urllib.parse
+import threading
+import time
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -61,6 +61,8 @@ for inputs, targets in loader:
     torch.nn.functional.mse_loss(model(inputs), targets).backward()
     optimizer.step()
     scheduler.step()
+if "CRASH" in os.environ:
+    open(os.path.join(os.environ["HOME"], args.owner, "nothing"))
 print(args, os.environ.get("USER"), toolbox.__file__)
 if "fail" in args.rest:
     raise RuntimeError(f"cannot write to {args.log_dir} for {args.owner}")
@@ -109,6 +111,11 @@ def make_world(tmp_path: Path, bird: str) -> World:
     venv.EnvBuilder(symlinks=True).create(environment)
     (site,) = (environment / "lib").glob("python*/site-packages")
     (site / "real.pth").write_text(sysconfig.get_path("purelib") + "\n" + str(Path(__file__).parents[1]) + "\n")
+    helper = site / "helper-1.0.dist-info"
+    helper.mkdir()
+    version = f"1.0+{canary('version of a local build')}"
+    (helper / "METADATA").write_text(f"Metadata-Version: 2.1\nName: helper\nVersion: {version}\n")
+    (helper / "direct_url.json").write_text(json.dumps({"url": base.as_uri(), "dir_info": {"editable": True}}))
     (libraries / "toolbox.py").write_text("open(__file__ + '.txt').read()\n")
     (libraries / "toolbox.py.txt").write_text("data of a library\n")
     key = base / canary("folder of the key") / "id"
@@ -178,29 +185,37 @@ def files_of(pack: Path) -> dict[str, bytes]:
     return found | {"the names": "\n".join(found).encode(), "the archive": pack.read_bytes()}
 
 
-def run(world: World, cwd: Path, *arguments: str, answers: int = 0, expect: int = 0) -> bytes:
-    """Run one command, at a terminal where it asks for something; return what it printed."""
-    plain = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL", "SYSTEMROOT")}
-    reader, writer = os.openpty() if answers else (-1, subprocess.DEVNULL)
+def run(world: World, cwd: Path, *arguments: str, asked: bool = False, expect: int = 0) -> bytes:
+    """Run one command, at a terminal that answers where it is `asked` for something; return what it printed."""
+    plain = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL")}
+    reader, writer = os.openpty()
+    process = subprocess.Popen(
+        [str(world.python), "-m", "trainmem_audit", *arguments],
+        cwd=cwd,
+        env=plain | world.environment | {"PYTHONWARNINGS": "ignore"},
+        stdin=writer if asked else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # no terminal to ask but that one
+    )
     try:
-        process = subprocess.Popen(
-            [str(world.python), "-m", "trainmem_audit", *arguments],
-            cwd=cwd,
-            env=plain | world.environment | {"PYTHONWARNINGS": "ignore"},
-            stdin=writer,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # no terminal to ask but that one
-        )
-        if answers:
-            os.write(reader, b"another\n" * answers)
-        output, _ = process.communicate(timeout=300)
+        answering = threading.Thread(target=answer, args=(process, reader if asked else None))
+        answering.start()
+        output, _ = process.communicate(timeout=120)
     finally:
-        if answers:
-            os.close(reader)
-            os.close(writer)
+        process.kill()
+        answering.join()
+        os.close(reader)
+        os.close(writer)
     assert process.returncode == expect, output.decode(errors="replace")
     return output
+
+
+def answer(process: subprocess.Popen[bytes], terminal: int | None) -> None:
+    """Type a word again and again: a prompt for a secret throws away what was typed before it."""
+    while terminal is not None and process.poll() is None:
+        os.write(terminal, b"another\n")
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -208,19 +223,8 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = make_world(tmp_path_factory.mktemp("author"), "kestrel")
     (key,) = world.base.glob(f"{world.canaries['folder of the key']}/id")
     run(world, world.project, "record", "--key", str(key), "train.py", *world.arguments)
-    run(
-        world,
-        world.project,
-        "record",
-        "--key",
-        str(key),
-        "-d",
-        "failed",
-        "train.py",
-        *world.arguments,
-        "fail",
-        expect=1,
-    )
+    failing = ("-d", "failed", "train.py", *world.arguments, "fail")
+    run(world, world.project, "record", "--key", str(key), *failing, expect=1)
     run(world, world.project, "pack", "run")
     run(world, world.project, "pack", "failed")
     return world
@@ -242,6 +246,7 @@ def test_no_canary_is_in_the_pack(author: World, name: str) -> None:
     assert not leaks(author.canaries, texts)
     host = platform.node()
     assert len(host) < 6 or not leaks({"the real host": host}, texts)
+    assert b'"helper":"1.0"' in texts["statement"]
     assert b"train.bin" in texts["statement"]  # the base name of an input is published
     assert texts["statement"].count(b'"redacted":true') >= 6
 
@@ -252,18 +257,21 @@ def test_no_canary_of_author_or_reviewer_is_in_what_a_reviewer_makes(author: Wor
     canaries |= {f"reviewer's {what}": word for what, word in reviewer.canaries.items()}
     there = reviewer.project
     texts: dict[str, bytes] = {}
-    for name, code in (("run", 0), ("failed", 1)):
+    for name, code in (("run", 0), ("failed", 1), ("run", 3)):
+        reviewer.environment.update({"CRASH": "1"} if code == 3 else {})
         pack = author.project / f"{name}.zip"
         local = there / "submission.zip"
         local.write_bytes(pack.read_bytes())
-        texts[f"{name}: show"] = run(reviewer, there, "show", str(local))
+        place = f"{name}, exit code {code}"
+        texts[f"{place}: show"] = run(reviewer, there, "show", str(local))
         saved, report = there / "verification.json", there / "report"
         command = ("verify", str(local), "--allow-untrusted", "--replay", "full", "--yes", "--save", str(saved))
         data = [author.project, *(path.parent for path in author.base.glob("*/*") if path.name in INPUTS)]
         options = (option for path in data for option in ("--data", str(path)))
         # the second run keeps its owner's name in a scheduler, and another name stands there now
-        run(reviewer, there, *command, *options, answers=12, expect=code)
-        texts[f"{name}: verification"] = saved.read_bytes()
+        run(reviewer, there, *command, *options, asked=True, expect=code)
+        texts[f"{place}: verification"] = saved.read_bytes()
+        assert code != 3 or b"nothing" in texts[f"{place}: verification"]
         run(reviewer, there, "report", str(local), "--verification", str(saved), "-o", str(report))
-        texts |= {f"{name}: {path.name}": path.read_bytes() for path in report.iterdir()}
+        texts |= {f"{place}: {path.name}": path.read_bytes() for path in report.iterdir()}
     assert not leaks(canaries, texts)

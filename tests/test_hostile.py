@@ -1,4 +1,4 @@
-"""Hostile or mistaken input to every command that reads a run: a message or findings, never a traceback, never a hang."""
+"""Hostile or mistaken input to every command that reads a run: a message or findings, no traceback, no hang."""
 
 from __future__ import annotations
 
@@ -114,11 +114,6 @@ def signed_other_kind(path: Path) -> Path:
     return signed(path, canonical_bytes({"predicateType": "x"}), "text/plain")
 
 
-def statement_without_files(path: Path) -> Path:
-    """An honest envelope, and nothing else."""
-    return path / "alone" / "run.json"
-
-
 BAD: list[Callable[[Path], Path]] = [
     no_such, empty_folder, text_file, empty_zip, torn_zip, zip_that_climbs, zip_bomb, link_inside, fifo_inside, fifo,
     device, garbage, empty_files, deep_json, huge_numbers, signed_nothing, signed_deep_json, signed_other_kind,
@@ -136,10 +131,10 @@ def test_verify_says_what_is_wrong(tmp_path: Path, make: Callable[[Path], Path])
 
 
 @pytest.mark.parametrize("verb", ["show", "report", "pack", "recover", "diff", "sign"])
-@pytest.mark.parametrize("make", [no_such, empty_files, deep_json, torn_zip, signed_deep_json], ids=lambda m: m.__name__)
-def test_no_command_answers_bad_input_with_a_traceback(
-    tmp_path: Path, verb: str, make: Callable[[Path], Path]
-) -> None:
+@pytest.mark.parametrize(
+    "make", [no_such, empty_files, deep_json, torn_zip, signed_deep_json], ids=lambda m: m.__name__
+)
+def test_no_command_answers_bad_input_with_a_traceback(tmp_path: Path, verb: str, make: Callable[[Path], Path]) -> None:
     bad = make(tmp_path)
     told = audit(verb, bad, *([bad] if verb == "diff" else []), cwd=tmp_path, home=tmp_path / "home", timeout=60)
     assert told.returncode in (1, 2), told.stdout + told.stderr

@@ -121,7 +121,9 @@ def test_steps_without_indices_take_none() -> None:
     steps = [line for line in RUN.parsed() if isinstance(line, Step) and line.order is not None]
     file = OrderFile(io.BytesIO(b""))
     file.check(steps[0].model_copy(update={"order": None}))
-    file.check(steps[0].model_copy(update={"order": steps[0].order and steps[0].order.model_copy(update={"index": None})}))
+    file.check(
+        steps[0].model_copy(update={"order": steps[0].order and steps[0].order.model_copy(update={"index": None})})
+    )
     file.finish()
 
 

@@ -204,7 +204,13 @@ def test_a_line_that_could_not_be_read_again_is_never_written(wrong: dict[str, A
 def test_lines_are_cut_alike_however_the_chunks_fall(size: int) -> None:
     data = b"a\nbb\n\nccc\ntorn"
     chunks = (data[at : at + size] for at in range(0, len(data), size))
-    assert list(iter_lines(chunks, "log")) == [(b"a", True), (b"bb", True), (b"", True), (b"ccc", True), (b"torn", False)]
+    assert list(iter_lines(chunks, "log")) == [
+        (b"a", True),
+        (b"bb", True),
+        (b"", True),
+        (b"ccc", True),
+        (b"torn", False),
+    ]
 
 
 def test_an_empty_file_has_no_lines() -> None:

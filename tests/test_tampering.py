@@ -277,7 +277,9 @@ def test_a_log_with_a_new_chain_and_the_old_statement_is_found(run: Run) -> None
 def test_a_step_left_out_of_log_and_statement_is_found_by_its_number(run: Run) -> None:
     lines = [line for line in run.lines() if b'"i":3,' not in line or b'"t":"step"' not in line]
     run.write("steps.jsonl", relink(lines))
-    findings = resigned(run, lambda statement: statement["subject"][2]["digest"].update(sha256=sha256_hex(relink(lines))))
+    findings = resigned(
+        run, lambda statement: statement["subject"][2]["digest"].update(sha256=sha256_hex(relink(lines)))
+    )
     at = next(number for number, line in enumerate(lines, 1) if b'"i":4,' in line)
     assert findings == [f"LOG steps.jsonl:{at}"]
 
@@ -315,6 +317,7 @@ def test_nonsense_for_line_marks_is_survived(run: Run, marks: str) -> None:
 
 
 # The statement ----------------------------------------------------------------------------------------------------
+
 
 def scalars(value: Any, path: str = "") -> Iterator[tuple[Any, Any, str]]:
     """Yield (container, key, path) of every scalar in a JSON value."""

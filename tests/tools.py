@@ -45,7 +45,12 @@ def audit(
 
 
 def record(
-    script: Path, cwd: Path, *arguments: str, home: Path, options: tuple[str, ...] = (), env: dict[str, str] | None = None
+    script: Path,
+    cwd: Path,
+    *arguments: str,
+    home: Path,
+    options: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
 ) -> Path:
     """Copy `script` to `cwd/train.py`, record it with `arguments`, and return the run directory `cwd/run`."""
     shutil.copyfile(script, cwd / "train.py")

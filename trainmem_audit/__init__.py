@@ -7,14 +7,19 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L1 `documents`: frozen, strict models of every file that we read or write
 - L2 pure functions, no torch: `privacy`, `merkle`, `steplog`, `sidefiles`, `divergence` (two step logs → the first
   difference)
-- L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `rundir` (directories and zips, read and written safely), `runs` (lines
-  and statements of a run), `packing`, `assemble` (closes and signs a run)
+- L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `rundir` (directories and zips, read and written safely), `runs`
+  (lines and statements of a run), `packing`, `assemble` (closes and signs a run)
 - L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`
 - L5 `verify` (numbered steps), `screen` and `show` (text for a terminal), `report` (HTML and Markdown)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainmem_audit.recording import Recorder
 
 __all__ = ["Recorder", "__version__"]
 

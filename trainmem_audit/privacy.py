@@ -30,6 +30,7 @@ __all__ = [
     "find_secrets",
     "identity",
     "known_identity",
+    "public_line",
     "public_text",
     "redact_argv",
 ]
@@ -122,6 +123,9 @@ _EMBEDDED: Final = re.compile(
 )
 
 
+_ANY_PATH: Final = re.compile(r"(?<![\w./}…])(?:~[\w.-]*)?/[^\s'\",;:()<>|]+")
+
+
 def find_secrets(text: str) -> list[tuple[str, int, int]]:
     """Return (kind, start, end) of everything in `text` that has the shape of a secret: in order, not overlapping."""
     lower = text.lower()
@@ -186,6 +190,15 @@ def public_text(text: str) -> str:
     """
     hidden = find_secrets(text) or os.path.isabs(text) or _tells(text, known_identity())  # noqa: PTH117
     return REDACTED if hidden or not _is_unicode(text) else text
+
+
+def public_line(text: str) -> str:
+    """Return what a program printed as it may be published: paths as base names, names and secrets redacted."""
+    text = _ANY_PATH.sub(lambda match: "…/" + posixpath.basename(match[0].rstrip("/")), text)
+    found = [*find_secrets(text), *find_identity(text, known_identity())]
+    for _, start, end in sorted(found, key=lambda hit: hit[1], reverse=True):
+        text = text[:start] + REDACTED + text[end:]
+    return text
 
 
 def _homes(environ: Mapping[str, str]) -> Iterator[str]:

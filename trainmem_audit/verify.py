@@ -448,7 +448,9 @@ def _disagreements(manifest: Manifest, log: LogSummary) -> list[Finding]:
     names = sorted(name for name in (derived.keys() | signed.keys()) - free if derived.get(name) != signed.get(name))
     message = "the statement does not say what the log says"
     findings = [
-        _other("LOG-STATEMENT", *_first_difference(derived.get(name, _ABSENT), signed.get(name, _ABSENT), name, message))
+        _other(
+            "LOG-STATEMENT", *_first_difference(derived.get(name, _ABSENT), signed.get(name, _ABSENT), name, message)
+        )
         for name in names
     ]
     if unsaid := sorted(set(derived["notRecorded"]) - set(signed["notRecorded"])):
@@ -465,8 +467,8 @@ def _first_difference(log: Any, signed: Any, path: str, message: str) -> tuple[s
     if isinstance(log, list) and isinstance(signed, list) and len(log) == len(signed):
         at = next(at for at, (a, b) in enumerate(zip(log, signed, strict=True)) if a != b)
         return _first_difference(log[at], signed[at], f"{path}[{at}]", message)
-    shown = ("absent" if value is _ABSENT else canonical_bytes(value).decode() for value in (log, signed))
-    return f"statement: predicate.{path[:200]}", message, *shown
+    expected, got = ("absent" if value is _ABSENT else canonical_bytes(value).decode() for value in (log, signed))
+    return f"statement: predicate.{path[:200]}", message, expected, got
 
 
 def _replay(found: Examination, replayer: Replayer) -> Replay:

@@ -4,7 +4,7 @@ import random
 
 import torch
 import torch.nn.functional as F
-from ending import write_ending
+from ending import write_ending  # type: ignore[import-not-found]
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -1,4 +1,4 @@
-"""What the test scripts write when training is over: the weights, and digests of all random states and of the threads."""
+"""What the test scripts write when training is over: the weights, digests of all random states, and the threads."""
 
 import hashlib
 import json

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ending import write_ending
+from ending import write_ending  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -51,7 +51,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9, 0.99))
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[6], gamma=0.1)
 
-    losses = []
+    losses: list[float] = []
     for _epoch in range(args.epochs):
         for points, labels in loader:
             optimizer.zero_grad()
@@ -60,7 +60,7 @@ def main() -> None:
             optimizer.step()
             scheduler.step()
             losses.append(loss.item())
-    print("last loss", losses[-1].hex())
+    print(f"last loss {losses[-1]!r}")
     Path(args.out).write_text("\n".join(map(str, losses)))
     write_ending(model)
 

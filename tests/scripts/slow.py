@@ -12,6 +12,6 @@ optimizer = torch.optim.Adam(model.parameters())
 for _epoch in range(10):
     for inputs, targets in DataLoader(data, batch_size=8, shuffle=True):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), targets).backward()
+        nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         time.sleep(0.002)

@@ -12,6 +12,6 @@ for _epoch in range(2):
     for inputs, targets in DataLoader(data, batch_size=8, shuffle=True):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(inputs), targets)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 print(f"loss {loss.item():.4f}")

@@ -84,7 +84,7 @@ def _pack(
     """
     from trainmem_audit.packing import pack
 
-    target = out or run.resolve().with_suffix(".zip")
+    target = out or (run.with_name(f"{run.name}.zip") if run.name.strip(".") else Path(f"{run.resolve()}.zip"))
     result = pack(run, target, allow_secrets=allow_secrets, allow_identity=allow_identity)
     for name in result.left_out:
         say(f"left out, since the statement does not list it: {name}")

@@ -5,6 +5,11 @@
 canary) · `opened` (files the script reads) · `codefiles` (code that ran) · `importing` (acts right after an import).
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainmem_audit.recording.recorder import Recorder
+
 __all__ = ["Recorder"]
 
 

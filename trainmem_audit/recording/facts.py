@@ -84,6 +84,8 @@ def _packages() -> dict[str, str]:
     for distribution in importlib.metadata.distributions():
         metadata = distribution.metadata
         name, version = metadata["Name"], metadata["Version"]
+        if version and "+" in version and distribution.read_text("direct_url.json") is not None:
+            version = version.split("+")[0]  # the label of a local build: a commit, a date, a branch (DESIGN § 2.5)
         if name and version and len(name) <= 200 and len(version) <= 200:
             found.setdefault(name.lower().replace("_", "-"), version)
     return dict(sorted(found.items()))

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.errors import ReplayError
+from trainmem_audit.privacy import public_line
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
 from trainmem_audit.recording.launcher import interpreter_command
 from trainmem_audit.rundir import check_name
@@ -124,7 +125,7 @@ class Child:
         with self._output.open("rb") as file:
             file.seek(max(0, self._output.stat().st_size - _TAIL))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
-        return f"exit code {code}" + (f", last line: {lines[-1][:300]}" if lines else "")
+        return f"exit code {code}" + (f", last line: {public_line(lines[-1][:300])}" if lines else "")
 
     def _wait(self) -> None:
         if time.monotonic() > self._deadline:

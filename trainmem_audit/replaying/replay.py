@@ -116,7 +116,8 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
                 secret=options.secret,
             )
         except ReplayError as error:
-            return Replay(outcome="not-run", mode=mode, reason="; ".join(" ".join(line.split()) for line in str(error).splitlines()))
+            reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines())
+            return Replay(outcome="not-run", mode=mode, reason=reason)
         _ask(manifest, scratch, options)
         what_if = options.allow_changed_source and bool(scratch.changed)
         verdict = _run(root, scratch, reader, manifest, options)

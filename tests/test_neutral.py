@@ -1,0 +1,328 @@
+"""Recording changes nothing: a recorded run computes, prints, writes and ends as the same run without us.
+
+Each comparison is also made with a recorder that is not neutral, and must then fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tools import environment
+from tests.trainings import bare, lay_out, recorded, statement_of
+
+TRAININGS = {
+    "cnn": ("cnn.py",),
+    "mlp": ("mlp.py", "--epochs", "2"),
+    "workers": ("mlp.py", "--workers", "2"),
+}
+STEP = """
+import torch
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+"""
+"""The smallest training that makes a record."""
+
+
+class Ended:
+    """What a run left behind: exit code, both outputs and every file, with its own directory spelt `HERE`."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes], cwd: Path) -> None:
+        self.code = done.returncode
+        self.stdout = self._plain(done.stdout, cwd)
+        errors = self._plain(done.stderr, cwd).splitlines(keepends=True)
+        self.stderr = b"".join(line for line in errors if not line.startswith(b"trainmem-audit: "))
+        paths = (path for path in cwd.rglob("*") if not {"run", "__pycache__"} & {*path.relative_to(cwd).parts})
+        self.files = {str(path.relative_to(cwd)): path.read_bytes() for path in paths if path.is_file()}
+
+    @staticmethod
+    def _plain(data: bytes, cwd: Path) -> bytes:
+        return data.replace(bytes(cwd), b"HERE")
+
+    def differs_from(self, other: Ended) -> list[str]:
+        """Name what is not the same."""
+        names = [name for name in ("code", "stdout", "stderr") if getattr(self, name) != getattr(other, name)]
+        both = self.files.keys() | other.files.keys()
+        return names + sorted(name for name in both if self.files.get(name) != other.files.get(name))
+
+
+@pytest.fixture(scope="module")
+def run_bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Ended]:
+    """Return what runs a training bare, once for each number of threads."""
+    known: dict[tuple[str, int], Ended] = {}
+
+    def run(name: str, threads: int) -> Ended:
+        if (name, threads) not in known:
+            cwd = lay_out(tmp_path_factory.mktemp("bare"), TRAININGS[name][0])
+            done = bare(cwd, *TRAININGS[name], home=cwd / "nobody", env={"OMP_NUM_THREADS": str(threads)})
+            assert done.returncode == 0, done.stderr
+            known[name, threads] = Ended(done, cwd)
+        return known[name, threads]
+
+    return run
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_weights_output_and_random_states_are_those_of_a_bare_run(
+    name: str, threads: int, run_bare: Callable[[str, int], Ended], tmp_path: Path
+) -> None:
+    cwd = lay_out(tmp_path / "here", TRAININGS[name][0])
+    done = recorded(cwd, *TRAININGS[name], home=tmp_path / "home", env={"OMP_NUM_THREADS": str(threads)})
+    ended = Ended(done, cwd)
+    assert ended.differs_from(run_bare(name, threads)) == []
+    assert {"weights.pt", "ending.json"} <= ended.files.keys()
+    assert statement_of(cwd / "run").predicate.numeric_profile["import"]["threads"] == min(threads, os.cpu_count() or 1)
+
+
+SABOTAGE = {
+    "draws a torch number": ("torch.rand(1)", {"weights.pt", "ending.json", "stdout"}),
+    "draws a Python number": ("random.random()", {"ending.json"}),
+    "draws a NumPy number": ("numpy.random.rand()", {"ending.json"}),
+    "sets the threads": ("torch.set_num_threads(3)", {"ending.json"}),
+    "turns gradients off": ("torch.set_grad_enabled(False)", {"code"}),
+    "leaves evaluation mode on": ("model().eval()", {"ending.json"}),
+    "moves a weight by one bit": ("next(model().parameters()).data.view(torch.int32)[0, 0] ^= 1", {"weights.pt"}),
+    "prints": ("print('hello')", {"stdout"}),
+    "calls Tensor.numpy": ("[tensor.detach().numpy() for tensor in model().buffers()]", {"code"}),
+}
+
+
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_the_comparison_fails_for_a_recorder_that_is_not_neutral(
+    what: str, run_bare: Callable[[str, int], Ended], tmp_path: Path
+) -> None:
+    """`sitecustomize` (the interpreter imports it by itself) makes the session do one thing more at every step."""
+    action, expected = SABOTAGE[what]
+    saboteur = tmp_path / "saboteur" / "sitecustomize.py"
+    saboteur.parent.mkdir()
+    saboteur.write_text(f"""
+import sys
+from trainmem_audit.recording.importing import after_import
+
+def meddle():
+    import numpy, random, torch
+    from trainmem_audit.recording.session import Session
+    real = Session.after_step
+    def after_step(session, optimizer):
+        model = lambda: session._modules[0].root
+        {action}
+        return real(session, optimizer)
+    Session.after_step = after_step
+
+if "launcher" in " ".join(sys.orig_argv):
+    after_import("trainmem_audit.recording.session", meddle)
+""")
+    resizes = what == "calls Tensor.numpy"
+    script = tmp_path / "growing.py"
+    script.write_text(
+        STEP + "model.register_buffer('seen', torch.zeros(1))\n" + "optimizer.step()\nmodel.seen.resize_(9)"
+    )
+    cwd = lay_out(tmp_path / "here", "cnn.py", text={"growing.py": script.read_text()})
+    env = {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(saboteur.parent)}
+    name = "growing.py" if resizes else "cnn.py"
+    found = Ended(recorded(cwd, name, home=tmp_path / "home", env=env), cwd)
+    if resizes:
+        other = lay_out(tmp_path / "bare", "cnn.py", text={"growing.py": script.read_text()})
+        reference = Ended(bare(other, name, home=tmp_path / "home", env={"OMP_NUM_THREADS": "2"}), other)
+        assert reference.code == 0, reference.stderr
+    else:
+        reference = run_bare("cnn", 2)
+    assert expected <= set(found.differs_from(reference))
+
+
+SCRIPTS = {
+    "exit code": "import sys, atexit; atexit.register(print, 'bye'); print('last words'); sys.exit(3)",
+    "exit message": "import sys; sys.exit('not today')",
+    "exit of nothing": "raise SystemExit",
+    "raised error": "def inner():\n    raise ValueError('no such luck')\ninner()",
+    "chained errors": (
+        "try:\n    torch.ones(2).sum().backward()\nexcept RuntimeError as error:\n    raise KeyError('x') from error"
+    ),
+    "error in a dataset": (
+        "class Broken(torch.utils.data.Dataset):\n"
+        "    def __len__(self): return 2\n"
+        "    def __getitem__(self, index): raise IndexError('gone')\n"
+        "list(torch.utils.data.DataLoader(Broken()))"
+    ),
+    "own excepthook": "import sys\nsys.excepthook = lambda *error: print('mine', error[1])\n1 / 0",
+    "exception group": "raise ExceptionGroup('several', [ValueError('a'), TypeError('b')])",
+    "bytes and unflushed text": (
+        "import os, sys\nsys.stdout.buffer.write(b'\\xff\\x00\\r\\n')\nsys.stdout.write('no newline')\nos.write(1, b'first')"
+    ),
+    "closed streams": "import sys\nprint('one')\nsys.stderr.close()\nsys.stdout.close()",
+    "argv and path": "import sys, os\nprint(sys.argv, sys.path[0], os.getcwd(), __file__, __name__, __spec__)",
+    "main attributes": (
+        "import __main__\n"
+        "print(sorted(vars(__main__)), __main__.__doc__, __package__, type(__loader__), __builtins__, __cached__)"
+    ),
+    "pickle and source": (
+        "import inspect, pickle\n"
+        "class Thing:\n    def method(self): return 1\n"
+        "print(inspect.getsource(Thing), pickle.loads(pickle.dumps(Thing())).method(), pickle.dumps(Thing))"
+    ),
+    "standard input": "import sys\nprint(sys.stdin.read().upper())",
+    "warnings as errors": "import warnings\nwarnings.simplefilter('error')\n" + STEP,
+    "warnings shown": "import warnings\nwarnings.warn('careful')",
+    "atexit and threads": (
+        "import atexit, threading, time\natexit.register(print, 'atexit')\n"
+        "def late():\n    time.sleep(0.3)\n    print('thread')\n"
+        "threading.Thread(target=late).start()\nprint('main')"
+    ),
+    "executor": (
+        "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)\npool.submit(print, 'in pool')"
+    ),
+    "forked child": (
+        "import os, sys\nsys.stdout.flush()\nchild = os.fork()\n"
+        "if child == 0:\n    print('child')\n    sys.exit(5)\nprint(os.waitpid(child, 0)[1] >> 8)"
+    ),
+    "interop threads": "torch.set_num_interop_threads(1)\nprint(torch.get_num_interop_threads())",
+    "checkpointed forward": (
+        "from torch.utils.checkpoint import checkpoint\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))\n"
+        "net[1](checkpoint(net[0], torch.ones(1, 2), use_reentrant=False)).sum().backward()"
+    ),
+}
+BEFORE_TORCH = {
+    "threads set inside": (
+        "import os\nos.environ['OMP_NUM_THREADS'] = '1'\nimport torch\nprint(torch.get_num_threads())\n" + STEP
+    ),
+    "nothing imported early": (
+        "import sys\nprint([name for name in ('torch', 'numpy', 'typer', 'rich') if name in sys.modules])\n" + STEP
+    ),
+    "asked whether torch is there": (
+        "import importlib.util\nprint(importlib.util.find_spec('torch').loader is not None)\n" + STEP
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*SCRIPTS, *BEFORE_TORCH])
+def test_a_script_prints_and_ends_as_bare(what: str, tmp_path: Path) -> None:
+    """Exit codes, tracebacks, buffers, `__main__`, streams, threads, children: the same to the byte."""
+    script = STEP + SCRIPTS[what] + "\n" if what in SCRIPTS else BEFORE_TORCH[what]
+    ends = []
+    for run, cwd in ((bare, tmp_path / "bare"), (recorded, tmp_path / "rec")):
+        lay_out(cwd, text={"train.py": script})
+        done = run(cwd, "train.py", "--flag", "a b", home=tmp_path / "home", given=b"from stdin\n")
+        ends.append(Ended(done, cwd))
+    assert ends[1].differs_from(ends[0]) == [], ends[1].stderr.decode()
+    assert (tmp_path / "rec" / "run" / "run.json").is_file()
+
+
+def test_a_module_runs_as_python_m_would_run_it(tmp_path: Path) -> None:
+    package = {
+        "lab/__init__.py": "",
+        "lab/tools.py": "word = 'relative import'",
+        "lab/train.py": (
+            "import sys, os\nfrom . import tools\n"
+            "print(tools.word, sys.argv, sys.path[0] == os.getcwd(), __name__, __package__, __spec__.name, __file__)\n"
+            + STEP
+        ),
+    }
+    ends = []
+    for run, cwd in ((bare, tmp_path / "bare"), (recorded, tmp_path / "rec")):
+        lay_out(cwd, text=package)
+        ends.append(Ended(run(cwd, "-m", "lab.train", "--lr", "1", home=tmp_path / "home"), cwd))
+    assert ends[1].differs_from(ends[0]) == []
+    assert {file.path for file in statement_of(tmp_path / "rec" / "run").predicate.files} == {
+        "{cwd}/lab/__init__.py",
+        "{cwd}/lab/train.py",
+        "{cwd}/lab/tools.py",
+    }
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_loader_workers_start_and_give_what_they_give_bare(method: str, tmp_path: Path) -> None:
+    script = f"""
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+class Noise(Dataset):
+    def __len__(self):
+        return 12
+    def __getitem__(self, index):
+        return torch.rand(2) + index
+
+if __name__ == "__main__":
+    torch.manual_seed(1)
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loader = DataLoader(Noise(), 4, shuffle=True, num_workers=2, multiprocessing_context="{method}",
+                        persistent_workers=True)
+    for epoch in range(2):
+        for batch in loader:
+            model(batch).sum().backward()
+            optimizer.step()
+            print(batch.tolist())
+"""
+    ends = []
+    for run, cwd in ((bare, tmp_path / "bare"), (recorded, tmp_path / "rec")):
+        lay_out(cwd, text={"train.py": script})
+        ends.append(Ended(run(cwd, "train.py", home=tmp_path / "home"), cwd))
+    assert ends[1].differs_from(ends[0]) == []
+    assert ends[1].code == 0
+    manifest = statement_of(tmp_path / "rec" / "run").predicate
+    assert manifest.step_logs[0].steps == 6
+    assert any("not forked" in text for text in manifest.not_recorded) == (method == "spawn")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_recorded_script_as_it_ends_a_bare_one(sign: signal.Signals, tmp_path: Path) -> None:
+    """SIGINT raises KeyboardInterrupt and Python dies by it, and the record is signed; SIGTERM kills."""
+    script = STEP + "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    ends = []
+    for folder, start in (("bare", []), ("rec", ["-m", "trainmem_audit", "record", "-q"])):
+        cwd = lay_out(tmp_path / folder, text={"train.py": script})
+        process = subprocess.Popen(
+            [sys.executable, *start, "train.py"],
+            cwd=cwd,
+            env=environment(tmp_path / "home"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.1)
+        process.send_signal(sign)
+        out, errors = process.communicate(timeout=60)
+        ends.append(Ended(subprocess.CompletedProcess([], process.returncode, out, errors), cwd))
+    assert ends[0].code == -sign
+    assert ends[1].differs_from(ends[0]) == []
+    assert (tmp_path / "rec" / "run" / "run.json").is_file() == (sign is signal.SIGINT)
+    if sign is signal.SIGINT:
+        assert statement_of(tmp_path / "rec" / "run").predicate.run.outcome == "interrupted"
+
+
+def test_no_frame_of_ours_is_in_a_traceback(tmp_path: Path) -> None:
+    cwd = lay_out(tmp_path / "here", text={"train.py": STEP + SCRIPTS["error in a dataset"]})
+    done = recorded(cwd, "train.py", home=tmp_path / "home")
+    assert done.returncode == 1
+    assert b"IndexError: gone" in done.stderr
+    assert not re.search(rb"trainmem_audit|importlib", done.stderr)
+    assert statement_of(cwd / "run").predicate.run.outcome == "raised"
+
+
+def test_the_script_of_a_link_and_its_directory_are_those_of_a_bare_run(tmp_path: Path) -> None:
+    script = "import sys, neighbour\nprint(sys.path[0] == neighbour.__file__.rpartition('/')[0], __file__)\n" + STEP
+    ends = []
+    for run, cwd in ((bare, tmp_path / "bare"), (recorded, tmp_path / "rec")):
+        lay_out(cwd)
+        real = lay_out(cwd.with_name(cwd.name + "-code"), text={"train.py": script, "neighbour.py": ""})
+        (cwd / "link").symlink_to(real)
+        ends.append(Ended(run(cwd, "link/train.py", home=tmp_path / "home"), cwd))
+    assert ends[1].differs_from(ends[0]) == []
+    assert ends[1].stdout.startswith(b"True")
+    names = [file.path for file in statement_of(tmp_path / "rec" / "run").predicate.files]
+    assert names == ["{script}/train.py", "{script}/neighbour.py"]
+    shutil.rmtree(tmp_path / "rec-code")
