@@ -6,8 +6,6 @@ Each comparison is also made with a recorder that is not neutral, and must then 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +25,7 @@ TRAININGS = {
 }
 STEP = """
 import torch
-model = torch.nn.Linear(2, 2)
+model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 model(torch.ones(1, 2)).sum().backward()
 optimizer.step()
@@ -142,78 +140,78 @@ if "launcher" in " ".join(sys.orig_argv):
     assert expected <= set(found.differs_from(reference))
 
 
+SEEN = """
+import __main__, atexit, inspect, os, pickle, sys, threading, time, warnings
+from concurrent.futures import ThreadPoolExecutor
+from torch.utils.checkpoint import checkpoint
+
+class Thing:
+    def method(self):
+        return 1
+
+def late():
+    time.sleep(0.3)
+    print("a thread that outlives the script")
+
+print(sys.argv, sys.path[0], os.getcwd(), __file__, __name__, __spec__, __package__, __builtins__, __cached__)
+print(sorted(vars(__main__)), __main__.__doc__, type(__loader__))
+print(inspect.getsource(Thing), pickle.loads(pickle.dumps(Thing())).method(), pickle.dumps(Thing))
+print(sys.stdin.read().upper())
+torch.set_num_interop_threads(1)
+hook = model.register_forward_hook(lambda *_: None)
+print(torch.get_num_interop_threads(), torch.get_num_threads(), list(model._forward_hooks))
+warnings.warn("careful")
+warnings.simplefilter("error")
+model[1](checkpoint(model[0], torch.ones(1, 2), use_reentrant=False)).sum().backward()
+optimizer.step()
+sys.stdout.flush()
+child = os.fork()
+if child == 0:
+    print("a child that ends by itself")
+    sys.exit(5)
+print(os.waitpid(child, 0)[1] >> 8)
+atexit.register(print, "at exit")
+threading.Thread(target=late).start()
+ThreadPoolExecutor(1).submit(print, "in a pool")
+sys.stdout.buffer.write(b"\\xff\\x00\\r\\n")
+sys.stdout.write("no newline at the end")
+"""
+EARLY = """
+import importlib.util, os, sys
+print([name for name in ("torch", "numpy", "typer", "rich") if name in sys.modules])
+print(importlib.util.find_spec("torch").loader is not None)
+os.environ["OMP_NUM_THREADS"] = "1"
+import torch
+print(torch.get_num_threads())
+"""
 SCRIPTS = {
-    "exit code": "import sys, atexit; atexit.register(print, 'bye'); print('last words'); sys.exit(3)",
-    "exit message": "import sys; sys.exit('not today')",
-    "exit of nothing": "raise SystemExit",
-    "raised error": "def inner():\n    raise ValueError('no such luck')\ninner()",
-    "chained errors": (
-        "try:\n    torch.ones(2).sum().backward()\nexcept RuntimeError as error:\n    raise KeyError('x') from error"
-    ),
-    "error in a dataset": (
-        "class Broken(torch.utils.data.Dataset):\n"
-        "    def __len__(self): return 2\n"
-        "    def __getitem__(self, index): raise IndexError('gone')\n"
-        "list(torch.utils.data.DataLoader(Broken()))"
-    ),
-    "own excepthook": "import sys\nsys.excepthook = lambda *error: print('mine', error[1])\n1 / 0",
-    "exception group": "raise ExceptionGroup('several', [ValueError('a'), TypeError('b')])",
-    "bytes and unflushed text": (
-        "import os, sys\nsys.stdout.buffer.write(b'\\xff\\x00\\r\\n')\nsys.stdout.write('no newline')\nos.write(1, b'first')"
-    ),
-    "closed streams": "import sys\nprint('one')\nsys.stderr.close()\nsys.stdout.close()",
-    "argv and path": "import sys, os\nprint(sys.argv, sys.path[0], os.getcwd(), __file__, __name__, __spec__)",
-    "main attributes": (
-        "import __main__\n"
-        "print(sorted(vars(__main__)), __main__.__doc__, __package__, type(__loader__), __builtins__, __cached__)"
-    ),
-    "pickle and source": (
-        "import inspect, pickle\n"
-        "class Thing:\n    def method(self): return 1\n"
-        "print(inspect.getsource(Thing), pickle.loads(pickle.dumps(Thing())).method(), pickle.dumps(Thing))"
-    ),
-    "standard input": "import sys\nprint(sys.stdin.read().upper())",
-    "warnings as errors": "import warnings\nwarnings.simplefilter('error')\n" + STEP,
-    "warnings shown": "import warnings\nwarnings.warn('careful')",
-    "atexit and threads": (
-        "import atexit, threading, time\natexit.register(print, 'atexit')\n"
-        "def late():\n    time.sleep(0.3)\n    print('thread')\n"
-        "threading.Thread(target=late).start()\nprint('main')"
-    ),
-    "executor": (
-        "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)\npool.submit(print, 'in pool')"
-    ),
-    "forked child": (
-        "import os, sys\nsys.stdout.flush()\nchild = os.fork()\n"
-        "if child == 0:\n    print('child')\n    sys.exit(5)\nprint(os.waitpid(child, 0)[1] >> 8)"
-    ),
-    "interop threads": "torch.set_num_interop_threads(1)\nprint(torch.get_num_interop_threads())",
-    "checkpointed forward": (
-        "from torch.utils.checkpoint import checkpoint\n"
-        "net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))\n"
-        "net[1](checkpoint(net[0], torch.ones(1, 2), use_reentrant=False)).sum().backward()"
-    ),
+    "what a script sees": STEP + SEEN,
+    "what it finds before it imports torch": EARLY + STEP,
+    "exit code": STEP + "import sys, atexit\natexit.register(print, 'bye')\nprint('last words')\nsys.exit(3)",
+    "chained errors": STEP
+    + "try:\n    torch.ones(2).sum().backward()\nexcept RuntimeError as error:\n    raise KeyError('x') from error",
+    "closed streams": STEP + "import sys\nprint('one')\nsys.stderr.close()\nsys.stdout.close()",
 }
-BEFORE_TORCH = {
-    "threads set inside": (
-        "import os\nos.environ['OMP_NUM_THREADS'] = '1'\nimport torch\nprint(torch.get_num_threads())\n" + STEP
-    ),
-    "nothing imported early": (
-        "import sys\nprint([name for name in ('torch', 'numpy', 'typer', 'rich') if name in sys.modules])\n" + STEP
-    ),
-    "asked whether torch is there": (
-        "import importlib.util\nprint(importlib.util.find_spec('torch').loader is not None)\n" + STEP
-    ),
+MORE_SCRIPTS = {
+    "exit message": STEP + "import sys\nsys.exit('not today')",
+    "exit of nothing": STEP + "raise SystemExit",
+    "error in a dataset": STEP
+    + "class Broken(torch.utils.data.Dataset):\n"
+    + "    def __len__(self): return 2\n"
+    + "    def __getitem__(self, index): raise IndexError('gone')\n"
+    + "list(torch.utils.data.DataLoader(Broken()))",
+    "own excepthook": STEP + "import sys\nsys.excepthook = lambda *error: print('mine', error[1])\n1 / 0",
+    "exception group": STEP + "raise ExceptionGroup('several', [ValueError('a'), TypeError('b')])",
+    "no standard error": STEP + "import sys\nsys.stderr = None\nsys.exit(4)",
 }
 
 
-@pytest.mark.parametrize("what", [*SCRIPTS, *BEFORE_TORCH])
-def test_a_script_prints_and_ends_as_bare(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", [*SCRIPTS, *(pytest.param(what, marks=pytest.mark.slow) for what in MORE_SCRIPTS)])
+def test_a_script_sees_prints_and_ends_as_bare(what: str, tmp_path: Path) -> None:
     """Exit codes, tracebacks, buffers, `__main__`, streams, threads, children: the same to the byte."""
-    script = STEP + SCRIPTS[what] + "\n" if what in SCRIPTS else BEFORE_TORCH[what]
     ends = []
     for run, cwd in ((bare, tmp_path / "bare"), (recorded, tmp_path / "rec")):
-        lay_out(cwd, text={"train.py": script})
+        lay_out(cwd, text={"train.py": {**SCRIPTS, **MORE_SCRIPTS}[what] + "\n"})
         done = run(cwd, "train.py", "--flag", "a b", home=tmp_path / "home", given=b"from stdin\n")
         ends.append(Ended(done, cwd))
     assert ends[1].differs_from(ends[0]) == [], ends[1].stderr.decode()
@@ -242,7 +240,7 @@ def test_a_module_runs_as_python_m_would_run_it(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_loader_workers_start_and_give_what_they_give_bare(method: str, tmp_path: Path) -> None:
     script = f"""
 import torch
@@ -265,6 +263,7 @@ if __name__ == "__main__":
             model(batch).sum().backward()
             optimizer.step()
             print(batch.tolist())
+    print(model.weight.tolist(), torch.get_rng_state().sum())
 """
     ends = []
     for run, cwd in ((bare, tmp_path / "bare"), (recorded, tmp_path / "rec")):
@@ -304,15 +303,6 @@ def test_a_signal_ends_the_recorded_script_as_it_ends_a_bare_one(sign: signal.Si
         assert statement_of(tmp_path / "rec" / "run").predicate.run.outcome == "interrupted"
 
 
-def test_no_frame_of_ours_is_in_a_traceback(tmp_path: Path) -> None:
-    cwd = lay_out(tmp_path / "here", text={"train.py": STEP + SCRIPTS["error in a dataset"]})
-    done = recorded(cwd, "train.py", home=tmp_path / "home")
-    assert done.returncode == 1
-    assert b"IndexError: gone" in done.stderr
-    assert not re.search(rb"trainmem_audit|importlib", done.stderr)
-    assert statement_of(cwd / "run").predicate.run.outcome == "raised"
-
-
 def test_the_script_of_a_link_and_its_directory_are_those_of_a_bare_run(tmp_path: Path) -> None:
     script = "import sys, neighbour\nprint(sys.path[0] == neighbour.__file__.rpartition('/')[0], __file__)\n" + STEP
     ends = []
@@ -324,5 +314,4 @@ def test_the_script_of_a_link_and_its_directory_are_those_of_a_bare_run(tmp_path
     assert ends[1].differs_from(ends[0]) == []
     assert ends[1].stdout.startswith(b"True")
     names = [file.path for file in statement_of(tmp_path / "rec" / "run").predicate.files]
-    assert names == ["{script}/train.py", "{script}/neighbour.py"]
-    shutil.rmtree(tmp_path / "rec-code")
+    assert sorted(names) == ["{script}/neighbour.py", "{script}/train.py"]

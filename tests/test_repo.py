@@ -14,12 +14,14 @@ from blake3 import blake3
 
 from trainmem_audit import __version__
 from trainmem_audit.canonical import CHAIN_START, chain_digest, component_digest, split_line
+from trainmem_audit.documents import findings
 from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.manifest import SCHEMA_VERSION, UNLISTED, Manifest, StepLog
 from trainmem_audit.documents.steplog import LINE_TYPES, Component, Order, Stream
 from trainmem_audit.merkle import MerkleTree
 
 ROOT = Path(__file__).resolve().parent.parent
+FOUND = [getattr(findings, name) for name in findings.__all__]
 NOT_OURS = {".git", ".venv", "demo-out", "dist", "build", "out", "__pycache__"}
 
 HOSTS = {
@@ -193,6 +195,21 @@ def test_the_format_description_names_every_member(model: type[Document]) -> Non
     described = set(re.findall(r"`(\w+)`", read("schema/README.md")))
     members = {field.alias or name for name, field in model.model_fields.items()}
     assert not members - described
+
+
+@pytest.mark.parametrize("model", FOUND)
+def test_the_description_of_a_verification_names_every_member(model: type[Document]) -> None:
+    described = set(re.findall(r"`(\w+)`", read("docs/verification.md")))
+    members = {field.alias or name for name, field in model.model_fields.items()}
+    assert not members - described
+
+
+def test_the_description_of_a_verification_names_every_code() -> None:
+    code = read("trainmem_audit/verify.py") + read("trainmem_audit/envelope.py")
+    used = set(re.findall(r'"((?:ENV|KEY|SIG|FILE|LOG|SIDE|STATEMENT)(?:-[A-Z]+)?)"', code))
+    described = set(re.findall(r"`([A-Z]+(?:-[A-Z]+)?)`", read("docs/verification.md")))
+    assert len(used) > 10
+    assert not used - described
 
 
 def test_the_format_description_names_every_unlisted_file() -> None:

@@ -270,7 +270,9 @@ class Comparison:
         return "" if left is None or right is None else _tree_difference(left, right)
 
     def _difference(self, last: Step | End, items: list[_Item]) -> Difference:
-        items.sort(key=lambda item: (item.stage != "start", item.rank, item.name))
+        items.sort(
+            key=lambda item: (item.stage != "start", item.rank, not item.name.startswith("rng.torch"), item.name)
+        )
         first = items[0]
         if first.stage == "step" and first.rank >= _LOSS:
             blame, explanation = GRADIENT_PATH, _GRADIENT_EXPLANATION

@@ -19,6 +19,7 @@ __all__ = ["statement_text"]
 
 _WIDTH: Final = 100
 _LABEL: Final = 14
+_SETTINGS_FIRST: Final = ("batch_size", "samples", "num_workers", "drop_last", "replacement")
 _MOST_COMPONENTS: Final = 10
 _MOST_LOADERS: Final = 2
 _MOST_LOGS: Final = 2
@@ -28,7 +29,7 @@ _TWO_LINES: Final = frozenset({"command", "order", "packages"})
 
 _STATES: Final = {
     "trusted": "trusted",
-    "self": "valid, own key (integrity, no identity)",
+    "self": "valid, own key",
     "unknown-signer": "valid, unknown signer",
     "not-checkable": "not checkable",
     "invalid": "INVALID: nobody vouches for what follows",
@@ -117,7 +118,8 @@ def _components(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _component(component: Component) -> str:
     parts = "values" if component.tensors is None else _count(component.tensors, "tensor")
     labels = f"{component.source} · {component.lifetime} · {component.visibility}"
-    return f"{size_text(component.bytes):>9}  {parts:<12}  {labels}"
+    size = "–" if component.tensors is None else size_text(component.bytes)
+    return f"{size:>9}  {parts:<12}  {labels}"
 
 
 def _loaders(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -125,7 +127,10 @@ def _loaders(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if not loaders:
         yield "order", "no data loader recorded"
     for name, loader in loaders[:_MOST_LOADERS]:
-        settings = " ".join(f"{key}={value}" for key, value in sorted(loader.settings.items()))
+        first = [key for key in _SETTINGS_FIRST if key in loader.settings]
+        rest = sorted(loader.settings.keys() - set(first))
+        given = ((key, loader.settings[key]) for key in (*first, *rest))
+        settings = " ".join(f"{key}={value}" for key, value in given if value is not None)
         text = f"{name}: {loader.kind} over {loader.dataset}, {loader.sampler}, {settings}"
         yield "order", text
     if len(loaders) > _MOST_LOADERS:

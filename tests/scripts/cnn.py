@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from ending import write_ending  # type: ignore[import-not-found]
@@ -17,6 +18,7 @@ DROPOUT = 0.3
 NOISE = 0.1
 
 random.seed(SEED)
+np.random.seed(SEED)
 torch.manual_seed(SEED)
 
 truth = torch.Generator().manual_seed(7)

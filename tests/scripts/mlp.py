@@ -1,6 +1,7 @@
 """Train an MLP with Adam and dropout; the data come from a file if one is named."""
 
 import argparse
+import random
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     args = parser.parse_args()
 
+    random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
     loader = DataLoader(Points(*load(args.data)), batch_size=16, shuffle=True, num_workers=args.workers)
