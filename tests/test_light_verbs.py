@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.test_distribution import NOT_COPIED, ROOT, build
 
 VERBS = ("verify", "show", "pack", "report", "diff", "recover", "keygen", "trust", "sign", "record")
 HEAVY = ("torch", "numpy", "cryptography", "jsonschema", "jinja2", "blake3")
@@ -115,20 +121,78 @@ def test_verify_help_starts_fast(tmp_path: Path) -> None:
     assert seconds[0] < 3.0
 
 
-def test_light_verbs_work_without_torch(recorded: Path, tmp_path: Path) -> None:
-    home = tmp_path / "reviewer"
+def light_commands(tmp_path: Path) -> tuple[tuple[str, ...], ...]:
     pack, report = tmp_path / "run.zip", tmp_path / "report"
-    commands = (
+    return (
         ("pack", "run", "-o", str(pack)),
         ("verify", "run", "--allow-untrusted"),
         ("verify", str(pack), "--allow-untrusted", "--format", "json"),
         ("show", str(pack)),
         ("diff", "run", str(pack)),
         ("report", str(pack), "-o", str(report)),
+        ("keygen", str(tmp_path / "key")),
+        ("sign", "run", "--key", str(tmp_path / "key")),
+        ("trust", "add", "submission-4711", "run/signer.pub"),
+        ("trust", "list"),
+        ("recover", "killed", "--key", str(tmp_path / "key")),
+        ("verify", "run", "--signer", "submission-4711"),
     )
-    for command in commands:
-        outcome = run(home, *command, cwd=recorded)
+
+
+@pytest.fixture
+def copied(recorded: Path, tmp_path: Path) -> Path:
+    """Return a directory with `run/`, to be signed again, and `killed/`, to be recovered."""
+    where = tmp_path / "there"
+    shutil.copytree(recorded / "run", where / "run")
+    shutil.copytree(recorded / "run", where / "killed")
+    for name in ("run.json", "signer.pub"):
+        (where / "killed" / name).unlink()
+    log = where / "killed" / "steps.jsonl"
+    log.write_bytes(log.read_bytes()[:-7])
+    return where
+
+
+def test_light_verbs_work_without_torch(copied: Path, tmp_path: Path) -> None:
+    home, report = tmp_path / "reviewer", tmp_path / "report"
+    for command in light_commands(tmp_path):
+        outcome = run(home, *command, cwd=copied)
         assert outcome.code == 0, f"{' '.join(command)}\n{outcome.output}"
         assert "torch" not in outcome.loaded
     assert (report / "report.html").is_file()
     assert (report / "report.md").is_file()
+
+
+@pytest.mark.slow
+def test_light_verbs_work_in_an_environment_that_has_no_torch(copied: Path, tmp_path: Path) -> None:
+    """The wheel, installed where its dependencies are and torch is not, and nothing of the checkout."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    build(tree, tmp_path / "dist", "--wheel")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    venv.EnvBuilder(symlinks=True).create(tmp_path / "venv")
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        name = path.name.lower()
+        if not name.startswith(("torch", "functorch", "safetensors", "trainmem", "_trainmem", "__editable__")):
+            (site / path.name).symlink_to(path)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["TRAINMEM_AUDIT_HOME"] = str(tmp_path / "home")
+
+    def there(*command: str) -> subprocess.CompletedProcess[str]:
+        arguments = [python, *command]
+        return subprocess.run(arguments, cwd=copied, env=environment, capture_output=True, text=True, check=False)
+
+    assert "No module named" in there("-c", "import torch").stderr
+    assert str(site) in there("-c", "import trainmem_audit; print(trainmem_audit.__file__)").stdout
+    for command in light_commands(tmp_path):
+        done = there("-m", "trainmem_audit", *command)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    for command in (("record", "train.py"), ("verify", "run", "--replay", "full", "--yes")):
+        (copied / "train.py").touch()
+        done = there("-m", "trainmem_audit", *command)
+        assert done.returncode == 2
+        assert "needs torch" in done.stderr
+        assert "Traceback" not in done.stderr

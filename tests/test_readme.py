@@ -106,7 +106,7 @@ def test_every_option_that_a_text_names_exists() -> None:
     """The quick half of it, for all texts."""
     unknown = []
     for path in (README, *sorted((ROOT / "docs").glob("*.md"))):
-        for verb, rest in re.findall(r"trainmem-audit ([a-z]+)([^`\n|]*)", path.read_text(encoding="utf-8")):
+        for verb, rest in re.findall(r"(?:`|\$ )trainmem-audit ([a-z]+)([^`\n|]*)", path.read_text(encoding="utf-8")):
             options = set(re.findall(r"(?<!\S)--[a-z-]+", rest.split(" train.py")[0]))
             unknown += [f"{path.name}: {verb} {option}" for option in options - options_of(verb)]
     assert not unknown

@@ -201,9 +201,9 @@ def size_of(path: Path, name: str) -> int:
         return 0
 
 
-def at_fraction(victim: Victim, rng: random.Random, begin: float, end: float) -> str:
-    """Kill once at a random moment between two fractions of the run's time."""
-    moment = victim.seconds * rng.uniform(begin, end)
+def at_any_moment(victim: Victim, rng: random.Random) -> str:
+    """Kill once at a random moment of the time that a whole recording takes."""
+    moment = victim.seconds * rng.random()
     return victim.check(victim.killed(lambda _, seconds: seconds >= moment))
 
 
@@ -213,17 +213,32 @@ def at_size(victim: Victim, rng: random.Random) -> str:
     return victim.check(victim.killed(lambda path, _: size_of(path, STEP_FILE) >= target))
 
 
-def while_closing(victim: Victim, rng: random.Random) -> str:
-    """Kill once a few milliseconds after the last line: while files are digested and `run.json` is written."""
-    target, wait = size_of(victim.where / "whole", STEP_FILE) - 1500, rng.uniform(0, 0.02)
+def after(victim: Victim, event: Callable[[Path], bool], wait: float) -> str:
+    """Kill once `wait` seconds after something was first seen to have happened."""
     seen: list[float] = []
 
     def ready(path: Path, seconds: float) -> bool:
-        if not seen and size_of(path, STEP_FILE) >= target:
+        if not seen and event(path):
             seen.append(seconds)
         return bool(seen) and seconds >= seen[0] + wait
 
     return victim.check(victim.killed(ready))
+
+
+def while_starting(victim: Victim, rng: random.Random) -> str:
+    """Kill once shortly after the directory was made: while Python starts, or while the first line is written."""
+    return after(victim, Path.exists, rng.uniform(0, 0.6))
+
+
+def while_closing(victim: Victim, rng: random.Random) -> str:
+    """Kill once a few milliseconds after the last line: while files are digested and `run.json` is written."""
+
+    def ended(path: Path) -> bool:
+        if size_of(path, STEP_FILE) < size_of(victim.where / "whole", STEP_FILE) - 3000:
+            return False
+        return b'"t":"end"' in (path / STEP_FILE).read_bytes()[-3000:]
+
+    return after(victim, ended, rng.uniform(0, 0.01))
 
 
 def test_kills_in_training_leave_a_run_that_recovers(victim: Victim) -> None:
@@ -233,8 +248,8 @@ def test_kills_in_training_leave_a_run_that_recovers(victim: Victim) -> None:
 
 def test_kills_at_any_moment_leave_a_run_that_recovers(victim: Victim) -> None:
     rng = random.Random(2)
-    for begin, end in ((0.0, 0.3), (0.3, 1.0)):
-        at_fraction(victim, rng, begin, end)
+    while_starting(victim, rng)
+    at_any_moment(victim, rng)
     while_closing(victim, rng)
 
 
@@ -243,7 +258,8 @@ def test_fifty_kills(victim: Victim) -> None:
     """Acceptance 6."""
     rng = random.Random(3)
     found = [at_size(victim, rng) for _ in range(20)]
-    found += [at_fraction(victim, rng, 0.0, 1.0) for _ in range(15)]
-    found += [while_closing(victim, rng) for _ in range(15)]
+    found += [at_any_moment(victim, rng) for _ in range(10)]
+    found += [while_starting(victim, rng) for _ in range(10)]
+    found += [while_closing(victim, rng) for _ in range(10)]
     print(json.dumps({kind: found.count(kind) for kind in sorted(set(found))}))
     assert found.count("incomplete") >= 20
