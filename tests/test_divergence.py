@@ -100,8 +100,8 @@ def test_the_start_comes_before_the_step_whatever_the_cause() -> None:
 
 def test_another_seed_shows_in_the_streams_at_the_start_of_the_epoch() -> None:
     found = difference(FakeRun(), changed(0, "index", "rng.torch.cpu").change(0, "epoch"))
-    assert names(found)[:2] == ["rng.python", "rng.torch.cpu"]
-    assert (found.stage, found.blame) == ("start", "rng.python")
+    assert names(found)[:2] == ["rng.torch.cpu", "rng.python"]
+    assert (found.stage, found.blame) == ("start", "rng.torch.cpu")
     assert "seed" in found.explanation
 
 

@@ -172,7 +172,7 @@ if child == 0:
 print(os.waitpid(child, 0)[1] >> 8)
 atexit.register(print, "at exit")
 threading.Thread(target=late).start()
-ThreadPoolExecutor(1).submit(print, "in a pool")
+ThreadPoolExecutor(1).submit(print, "in a pool").result()
 sys.stdout.buffer.write(b"\\xff\\x00\\r\\n")
 sys.stdout.write("no newline at the end")
 """

@@ -172,6 +172,8 @@ def _recover(
 
     if not (run_dir / "steps.jsonl").is_file() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UsageError("not a run directory", where=str(run_dir), expected="a directory with steps.jsonl")
+    if (run_dir / "run.json").exists():  # said before a key is made or unlocked
+        raise UsageError("the run is closed and signed already", where=str(run_dir), remedy="trainmem-audit verify")
     recovery = recover(run_dir, signer_for(Path.cwd(), key, passphrase_file))
     for name, size in recovery.cut.items():
         say(f"{name}: cut {size} bytes that were being written when the run died")
