@@ -138,7 +138,7 @@ def _load(order: dict[str, Any]) -> tuple[CodeType, ModuleType]:
     module.__dict__["__builtins__"] = builtins
     module.__dict__["__cached__"] = None
     if "__annotations__" in vars(sys.modules["__main__"]):  # not since Python 3.14
-        module.__dict__["__annotations__"] = {}
+        module.__annotations__ = {}
     try:
         return compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module
     except OSError as error:

@@ -17,10 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainmem_audit.documents.manifest import Manifest
-from trainmem_audit.errors import ReplayError
+from trainmem_audit.documents.steplog import Command
+from trainmem_audit.errors import FormatError, ReplayError
 from trainmem_audit.privacy import public_line
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
 from trainmem_audit.recording.launcher import interpreter_command
+from trainmem_audit.replaying.scratch import place_in_tree
 from trainmem_audit.rundir import check_name
 from trainmem_audit.steplog import STEP_FILE
 
@@ -135,11 +137,18 @@ class Child:
         time.sleep(_POLL)
 
 
+def _entry(command: Command) -> str:
+    """Return the script's place in the tree, or the module's name; a hostile one leads nowhere else."""
+    if command.kind == "script":
+        return place_in_tree(command.entry)
+    if not all(part.isidentifier() for part in command.entry.split(".")):
+        raise FormatError("not a module", where="command.entry", got=command.entry[:80])
+    return command.entry
+
+
 def _order(manifest: Manifest, tree: Path, run_dir: Path) -> dict[str, Any]:
     command = manifest.command
-    entry = command.entry
-    if command.kind == "script":
-        entry = entry.replace("{cwd}/", "", 1).replace("{script}/", "_script/", 1)
+    entry = _entry(command)
     threads = manifest.numeric_profile.get("import", {}).get("threads")
     return {
         "kind": command.kind,

@@ -19,7 +19,7 @@ from trainmem_audit.documents.steplog import Argument, Input, SourceFile
 from trainmem_audit.errors import FormatError, ReplayError, UsageError
 from trainmem_audit.rundir import RunReader, check_name
 
-__all__ = ["Scratch", "build_scratch", "changed_code"]
+__all__ = ["Scratch", "build_scratch", "changed_code", "place_in_tree"]
 
 _MAX_CODE = 64 * 2**20
 
@@ -43,7 +43,7 @@ def changed_code(reader: RunReader, manifest: Manifest, source: Path | None) -> 
         If a file is not at hand, naming it.
     """
     for file in manifest.files:
-        relative = _relative(file.path)
+        relative = place_in_tree(file.path)
         if source is not None:
             path = source / relative
             if not path.is_file():
@@ -95,7 +95,7 @@ def build_scratch(
         if digest != file.sha256:
             line = f":{first_changed_line(content, file.lines)}" if file.lines else ""
             _allow(allow_changed, file.path + line, file.sha256, digest, scratch)
-        _place(scratch.tree / _relative(file.path), content)
+        _place(scratch.tree / place_in_tree(file.path), content)
     if source is not None and allow_changed:
         _add_new_modules(source, scratch.tree)
     outside = _place_inputs(scratch, manifest, [*data, *([source] if source else [])], allow_changed)
@@ -143,7 +143,7 @@ def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], all
             outside[name] = found.resolve()
             continue
         own = item.path.startswith("{")
-        target = scratch.tree / _relative(item.path) if own else elsewhere / check_name(item.path, "inputs")
+        target = scratch.tree / place_in_tree(item.path) if own else elsewhere / check_name(item.path, "inputs")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)
         if not own:
@@ -152,13 +152,13 @@ def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], all
     for parts in (path.split("/") for path in own_paths):  # what lay beside a script elsewhere may be an argument too
         if parts[0] == "{script}":
             for depth in range(2, len(parts) + 1):
-                outside.setdefault(parts[depth - 1], scratch.tree / _relative("/".join(parts[:depth])))
+                outside.setdefault(parts[depth - 1], scratch.tree / place_in_tree("/".join(parts[:depth])))
     return outside
 
 
 def _find(item: Input, folders: list[Path]) -> tuple[Path | None, str]:
     """Return the file that is an input, and its digest: the one with the right digest before any other of its name."""
-    relative = _relative(item.path) if item.path.startswith("{") else check_name(item.path, "inputs")
+    relative = place_in_tree(item.path) if item.path.startswith("{") else check_name(item.path, "inputs")
     names = (relative, item.path.partition("/")[2], Path(relative).name)  # `DIR` may be what an argument named
     candidates = [folder / name for folder in folders for name in dict.fromkeys(filter(None, names))]
     present = [(path, _sha256(path)) for path in candidates if path.is_file()]
@@ -168,7 +168,7 @@ def _find(item: Input, folders: list[Path]) -> tuple[Path | None, str]:
 
 
 def _check_site(item: Input, scratch: Scratch) -> None:
-    path = Path(sysconfig.get_path("purelib")) / _relative(item.path)
+    path = Path(sysconfig.get_path("purelib")) / place_in_tree(item.path)
     if not path.is_file() or _sha256(path) != item.sha256:
         scratch.notes.append(f"{item.path} is another file here than where the run was recorded, or is missing")
 
@@ -202,7 +202,7 @@ def _argument(
     return argument.prefix + str(path)
 
 
-def _relative(path: str) -> str:
+def place_in_tree(path: str) -> str:
     """Return the place in the tree of `{cwd}/…`, `{script}/…` or `{site}/…`."""
     label, _, rest = path.partition("/")
     if label not in ("{cwd}", "{script}", "{site}"):
