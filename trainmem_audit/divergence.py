@@ -253,6 +253,9 @@ class Comparison:
             yield _Item(_INDEX, "order.index", "step", _present(a_order), _present(b_order))
         if a.inputs != b.inputs:
             yield _Item(_INPUTS, "inputs", "step", a.inputs or "absent", b.inputs or "absent")
+        if a.skipped != b.skipped:
+            said = ["skipped: gradients were not finite" if line.skipped else "stepped" for line in (a, b)]
+            yield _Item(_LOSS, "attempt", "step", *said)
         a_loss, b_loss = ((line.scalars or {}).get("loss", ()) for line in (a, b))
         if a_loss != b_loss:
             yield _Item(_LOSS, "loss", "step", " ".join(a_loss), " ".join(b_loss), _loss_difference(a_loss, b_loss))
@@ -336,7 +339,7 @@ def _stream_digest(stream: Stream) -> str:
 
 def _rank(component: str) -> int:
     family = component.split(".")[-1]
-    if family == "hyper" or component.startswith("scheduler"):
+    if family == "hyper" or component.startswith(("scheduler", "scaler")):
         return _HYPER
     if family == "batchnorm":
         return _BATCHNORM

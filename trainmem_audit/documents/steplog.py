@@ -205,13 +205,17 @@ class Order(Document):
 
 
 class Step(Document):
-    """One outermost attempt of `optimizer.step()`; the state is taken when it returns."""
+    """One outermost attempt of `optimizer.step()`; the state is taken when it returns.
+
+    `skipped` attempts are those that a gradient scaler did not let through, since gradients were not finite.
+    """
 
     kind: ClassVar[str] = "step"
     chain: Digest
     t: Literal["step"]
     i: Count
     optimizer: Name | None = None
+    skipped: Literal[True] | None = None
     order: Order | None = None
     inputs: Digest | None = None
     state: dict[Name, Digest]

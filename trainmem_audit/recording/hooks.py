@@ -13,9 +13,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import torch
+from torch import _compile
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
@@ -28,15 +31,18 @@ __all__ = ["install"]
 
 _Failure = Callable[[Exception], None]
 
+_STEP_CODE: CodeType = next(
+    item for item in torch.optim.Optimizer.profile_hook_step.__code__.co_consts if isinstance(item, CodeType)
+)
+"""The code that torch puts around every `Optimizer.step`."""
 _OWN_IDS = 2**40
 """From where our hooks are numbered: the script's own keep the numbers they have in a bare run (pickles hold them)."""
 
 
 class _Threads(threading.local):
-    """Per thread: the frames of the optimizer steps under way, and the depth of module forwards."""
+    """Per thread: the depth of module forwards."""
 
     def __init__(self) -> None:
-        self.step: Any = None
         self.depth = 0
 
 
@@ -44,7 +50,14 @@ def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
     """Install all hooks for `session` and return what removes them."""
     hooks = _Hooks(session, on_failure)
     first_id, RemovableHandle.next_id = RemovableHandle.next_id, _OWN_IDS
-    removers = [hooks.optimizers(), hooks.modules(), *hooks.loaders(), *hooks.schedulers(), hooks.backward()]
+    removers = [
+        hooks.optimizers(),
+        hooks.modules(),
+        *hooks.loaders(),
+        *hooks.schedulers(),
+        hooks.scalers(),
+        hooks.backward(),
+    ]
     RemovableHandle.next_id = first_id
     os.register_at_fork(after_in_child=hooks.stop)
 
@@ -66,7 +79,9 @@ class _Hooks:
         """Record nothing more in this process (also right after a fork, in the child)."""
         self._session.active = False
 
+    @_compile._disable_dynamo
     def _tell(self, event: Callable[..., Any], *args: Any) -> Any:
+        """Call `event`; Dynamo must not compile it, for the kernels of the script would be others."""
         if not self._session.active:
             return None
         try:
@@ -79,22 +94,31 @@ class _Hooks:
     # Steps: the outermost `Optimizer.step`, per thread -------------------------------------------------------------
 
     def optimizers(self) -> Callable[[], None]:
-        threads = self._threads
+        session = self._session
 
+        @_compile._disable_dynamo
         def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            frame = sys._getframe(1)
-            if threads.step is not None and _runs_under(frame, threads.step):
-                return  # nested: an outer step is still on the stack
-            threads.step = id(frame)  # a step whose closure raised left a stale mark; it is simply replaced
-            self._tell(self._session.before_step, optimizer)
+            self._tell(session.before_step, optimizer)
 
+        @_compile._disable_dynamo
         def after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            if threads.step == id(sys._getframe(1)):
-                threads.step = None
-                self._tell(self._session.after_step, optimizer)
+            if session.active and _steps_under_way() == 1:  # else an outer step is still on the stack
+                self._tell(session.after_step, optimizer)
 
         handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
         return lambda: _remove(handles)
+
+    def scalers(self) -> Callable[[], None]:
+        session = self._session
+
+        def step(real: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            attempt = self._tell(session.before_attempt, scaler, optimizer)
+            result = real(scaler, optimizer, *args, **kwargs)
+            if attempt is not None:
+                self._tell(session.after_attempt, optimizer, attempt)
+            return result
+
+        return _wrap(GradScaler, "step", step)
 
     # Forwards: the outermost, per thread ---------------------------------------------------------------------------
 
@@ -115,7 +139,13 @@ class _Hooks:
             torch.nn.modules.module.register_module_forward_pre_hook(before),
             torch.nn.modules.module.register_module_forward_hook(after, with_kwargs=True, always_call=True),
         ]
-        return lambda: _remove(handles)
+        quiet = _wrap_function(torch.nn.modules.module, "_has_any_global_hook", _has_other_hooks)
+
+        def remove() -> None:
+            _remove(handles)
+            quiet()
+
+        return remove
 
     # Batches: when handed out, by task -----------------------------------------------------------------------------
 
@@ -213,14 +243,42 @@ def _source_names(item: type) -> str:
     return "super().__init__" if "super" in code.co_names and "__class__" in code.co_freevars else ""
 
 
-def _runs_under(frame: Any, outer: int) -> bool:
-    """Tell whether the frame with id `outer` is among the callers of `frame`."""
-    caller = frame.f_back
-    while caller is not None:
-        if id(caller) == outer and caller.f_code is frame.f_code:
-            return True
-        caller = caller.f_back
-    return False
+def _steps_under_way() -> int:
+    """Count the `Optimizer.step` calls on this thread's stack; nothing to forget when one of them raises."""
+    count = 0
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code is _STEP_CODE or (code.co_filename == _STEP_CODE.co_filename and _STEP_CODE.co_name in code.co_name):
+            count += 1  # by name where Dynamo has rewritten the code
+        frame = frame.f_back  # type: ignore[assignment]
+    return count
+
+
+def _has_other_hooks(real: Callable[[], bool]) -> bool:
+    """Answer for the script's global module hooks alone: about ours a compiled module would warn."""
+    module = torch.nn.modules.module
+    tables = (
+        module._global_backward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_forward_hooks_always_called,
+        module._global_forward_hooks_with_kwargs,
+    )
+    return any(number < _OWN_IDS for table in tables for number in table)
+
+
+def _wrap_function(owner: Any, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
+    """Replace a function of a module by `replacement(real, ...)` and return what puts the real one back."""
+    real = getattr(owner, name)
+
+    @functools.wraps(real)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return replacement(real, *args, **kwargs)
+
+    setattr(owner, name, wrapped)
+    return lambda: setattr(owner, name, real)
 
 
 def _wrap(owner: type, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:

@@ -33,6 +33,7 @@ from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.modules import ModuleSource, find_roots
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
+from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource
 from trainmem_audit.sources.streams import StreamSet
 
@@ -68,7 +69,7 @@ class _Batch:
 class _Header:
     """The last header of a component that was logged."""
 
-    identity: tuple[int, ...]
+    identity: tuple[Any, ...]
     canonical: bytes
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
 
@@ -103,6 +104,7 @@ class Session:
         self._sizes: dict[int, int] = {}
         self._schedulers: list[weakref.ref[Any]] = []
         self._scheduler_sources: list[SchedulerSource] = []
+        self._scalers: list[ScalerSource] = []
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._pending: list[_Batch] = []
@@ -174,8 +176,20 @@ class Session:
             self._new_streams(self._streams.digests())
             self._writer.put({"t": "inventory", "i": self.steps, "state": state})
 
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Record one step: called when the outermost `optimizer.step()` returns."""
+    def before_attempt(self, scaler: Any, optimizer: torch.optim.Optimizer) -> int:
+        """Note a gradient scaler that is about to step `optimizer`, or to skip it; return the steps so far."""
+        if scaler.is_enabled() and all(source.scaler is not scaler for source in self._scalers):
+            self._scalers.append(ScalerSource(_numbered("scaler", len(self._scalers)), scaler))
+        self.before_step(optimizer)
+        return self.steps
+
+    def after_attempt(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        """Record the attempt as skipped if no step came of it."""
+        if self.steps == steps:
+            self.after_step(optimizer, skipped=True)
+
+    def after_step(self, optimizer: torch.optim.Optimizer, skipped: bool = False) -> None:
+        """Record one step: called when the outermost `optimizer.step()` returns, or a scaler has skipped it."""
         with self._lock:
             order, indices, epochs = self._consumed()
             state, digests, values = self._collect()
@@ -187,6 +201,8 @@ class Session:
             source = self._optimizers[id(optimizer)]
             if len(self._optimizers) > 1:
                 members["optimizer"] = source.name
+            if skipped:
+                members["skipped"] = True
             if order is not None:
                 members["order"] = order
             inputs = [digest for reference, digest in self._inputs if self._is_owner(reference())]
@@ -273,7 +289,7 @@ class Session:
     # State ---------------------------------------------------------------------------------------------------------
 
     def _sources(self) -> list[Source]:
-        return [*self._modules, *self._optimizers.values(), *self._scheduler_sources]
+        return [*self._modules, *self._optimizers.values(), *self._scheduler_sources, *self._scalers]
 
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
         """Return component digests, all tensor digests by sorted component name, and the values that changed."""
@@ -305,7 +321,7 @@ class Session:
     def _header(
         self, component: ComponentState, tensors: list[tuple[str, torch.Tensor]], appeared: dict[str, Any]
     ) -> bytes:
-        identity = tuple(id(tensor) for _, tensor in tensors)
+        identity = tuple((id(tensor), tensor.shape, tensor.dtype) for _, tensor in tensors)  # an id may be used again
         known = self._headers.get(component.name)
         if known is not None and known.identity == identity:
             return known.canonical

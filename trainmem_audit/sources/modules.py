@@ -1,8 +1,8 @@
 """Modules: parameters (S3), BatchNorm statistics (S2) and every other registered buffer (S4).
 
-The tree is walked once and again when a module, parameter or buffer is added or removed; the tensors are looked up anew
-at every step, since a script may replace them. Nothing here keeps a model alive: what the walk found is forgotten when
-the root is.
+The tree is walked once, and again when a module, parameter or buffer is added, removed or put in another's place; the
+tensors are looked up anew at every step, since a script may replace them. Nothing here keeps a model alive: what the
+walk found is forgotten when the root is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ModuleSource:
         self.name = name
         self._tables: list[dict[str, Any]] = []
         self._slots: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
-        self._size = -1
+        self._shape: tuple[int, ...] | None = None
         self._claimed = frozenset(claimed)
         forget = (self._tables.clear, self._slots.clear)
         self._root = weakref.ref(root, lambda _: [action() for action in forget] and None)
@@ -59,7 +59,7 @@ class ModuleSource:
         root = self._root()
         if root is None:
             return
-        if sum(map(len, self._tables)) != self._size:
+        if self._shape != self._shape_now():
             self._walk(root)
         for family, slots in self._slots.items():
             tensors = [(name, tensor) for name, table, key in slots if (tensor := table.get(key)) is not None]
@@ -78,7 +78,13 @@ class ModuleSource:
                     if tensor is not None and id(tensor) not in seen:
                         seen.add(id(tensor))
                         self._slots[family].append((f"{prefix}.{key}" if prefix else key, table, key))
-        self._size = sum(map(len, self._tables))
+        self._shape = self._shape_now()
+
+    def _shape_now(self) -> tuple[int, ...]:
+        """Return what the walk depends on: how much each table holds, and which modules."""
+        sizes = map(len, self._tables)
+        modules = (id(module) for table in self._tables[2::3] for module in table.values())
+        return (*sizes, *modules)
 
 
 def find_roots(params: list[torch.Tensor]) -> list[torch.nn.Module]:
