@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -35,6 +36,7 @@ _STEP_CODE: CodeType = next(
     item for item in torch.optim.Optimizer.profile_hook_step.__code__.co_consts if isinstance(item, CodeType)
 )
 """The code that torch puts around every `Optimizer.step`."""
+_MAIN_THREAD = threading.main_thread()
 _OWN_IDS = 2**40
 """From where our hooks are numbered: the script's own keep the numbers they have in a bare run (pickles hold them)."""
 
@@ -69,6 +71,28 @@ def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
     return uninstall
 
 
+class _Undisturbed:
+    """Lets a Ctrl-C wait while the recorder works: half a line would make the record of an honest run inconsistent."""
+
+    def __enter__(self) -> None:
+        self._handler: Any = None
+        if threading.current_thread() is _MAIN_THREAD:
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):
+                self._came: Any = None
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._keep)
+
+    def _keep(self, number: int, frame: Any) -> None:
+        self._came = (number, frame)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            if self._came is not None:
+                self._handler(*self._came)
+
+
 class _Hooks:
     def __init__(self, session: Session, on_failure: _Failure) -> None:
         self._session = session
@@ -84,12 +108,13 @@ class _Hooks:
         """Call `event`; Dynamo must not compile it, for the kernels of the script would be others."""
         if not self._session.active:
             return None
-        try:
-            return event(*args)
-        except Exception as error:  # the script must not notice
-            self.stop()
-            self._on_failure(error)
-            return None
+        with _Undisturbed():
+            try:
+                return event(*args)
+            except Exception as error:  # the script must not notice
+                self.stop()
+                self._on_failure(error)
+                return None
 
     # Steps: the outermost `Optimizer.step`, per thread -------------------------------------------------------------
 

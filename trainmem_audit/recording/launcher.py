@@ -8,6 +8,7 @@ its id, so signals, terminal and exit code are the script's. Neither torch nor N
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib.machinery
 import importlib.util
 import json
@@ -17,7 +18,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.errors import TrainmemAuditError, UsageError
@@ -54,34 +55,43 @@ def main() -> None:
     quiet = bool(order.get("quiet"))
     say = _silence if quiet else _say
     try:
-        code, module = _load(order)
-        recording = Recording(_options(order, module))
+        path = _locate(order)
+        code = _compiled(path) if order["kind"] == "script" else None
+        recording = Recording(_options(order, path))
         recording.start()
     except TrainmemAuditError as error:
         _say(str(error))
         raise SystemExit(error.exit_code) from None
+    module = _main_module(path)
     sys.modules["__main__"] = module
-    sys.argv = [order["argv0"], *arguments]
-    if sys.path and order["kind"] == "script":
-        sys.path.insert(0, str(Path(order["entry"]).resolve().parent))
-    else:
-        sys.path.insert(0, str(Path.cwd()))
+    sys.argv = [order["argv0"] if code is not None else "-m", *arguments]
+    sys.path.insert(0, str(path.resolve().parent if code is not None else Path.cwd()))
     parent = os.getpid()
-    outcome, exit_code, raised = _run(code, module)
+    leave = os._exit
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() == parent:  # multiprocessing ends its children in this way
+            _finish(recording, "exited", _exit_code(status), signer, order, say)  # unflushed output is lost, as bare
+        leave(status)
+
+    os._exit = functools.wraps(leave)(end)
+    outcome, exit_code, raised = _run(code, module, order["entry"])
     failed = False
     if os.getpid() == parent:  # else a child that the script forked ends here too
         _wait_for_threads()
+        _flush()
         failed = _finish(recording, outcome, exit_code, signer, order, say)
+    os._exit = leave
     if raised is not None:
         raise raised
     if failed:
         raise SystemExit(3)
 
 
-def _run(code: CodeType, module: ModuleType) -> tuple[str, int, BaseException | None]:
-    """Run the script; return outcome, exit code and what must still be raised."""
+def _run(code: CodeType | None, module: ModuleType, name: str) -> tuple[str, int, BaseException | None]:
+    """Run the script, or the module `name`; return outcome, exit code and what must still be raised."""
     try:
-        exec(code, module.__dict__)
+        exec(code if code is not None else _imported_code(module, name), module.__dict__)
     except SystemExit as error:
         return "exited", _exit_code(error.code), error
     except BaseException as error:
@@ -96,11 +106,6 @@ def _finish(
     recording: Recording, outcome: str, exit_code: int, signer: Signer | None, order: dict[str, Any], say: Any
 ) -> bool:
     """Close the record; return whether a run that ended well has no good record."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            continue
     try:
         statement = recording.finish(outcome, exit_code, signer)
     except TrainmemAuditError as error:
@@ -115,58 +120,87 @@ def _finish(
     return False
 
 
-def _load(order: dict[str, Any]) -> tuple[CodeType, ModuleType]:
-    """Return the script's code and the `__main__` module to run it in."""
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+def _locate(order: dict[str, Any]) -> Path:
+    """Return the file that will be run, without importing anything of the script's."""
+    if order["kind"] == "script":
+        return Path(order["entry"]).absolute()
+    name = order["entry"]
+    spec = _find_unimported(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = _find_unimported(f"{name}.__main__")
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise UsageError("no module with Python source", where=name, remedy="run in the directory that holds it")
+    return Path(spec.origin)
+
+
+def _find_unimported(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Find a module as the import system would, but leave its packages unimported: they are the script's own code."""
+    search: list[str] | None = [str(Path.cwd()), *sys.path]
+    spec: importlib.machinery.ModuleSpec | None = None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        if search is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:depth]), search)
+        if spec is None:
+            return None
+        locations = spec.submodule_search_locations
+        search = None if locations is None else list(locations)
+    return spec
+
+
+def _compiled(path: Path) -> CodeType:
+    try:
+        return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except OSError as error:
+        raise UsageError("the script cannot be read", where=str(path), got=error.strerror or "") from None
+    except (SyntaxError, ValueError) as error:
+        raise UsageError("the script does not compile", where=path.name, got=str(error)) from None
+
+
+def _main_module(path: Path) -> ModuleType:
+    """Return the `__main__` of a script."""
     module = ModuleType("__main__")
-    if order["kind"] == "module":
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            spec = _module_spec(order["entry"])
-        finally:
-            sys.path.pop(0)
-        path, loader = Path(spec.origin or ""), spec.loader
-        order["argv0"] = str(path)
-        module.__spec__ = spec
-        module.__package__ = spec.parent
-        module.__loader__ = loader
-    else:
-        path = Path(order["entry"]).absolute()
-        module.__loader__ = importlib.machinery.SourceFileLoader("__main__", str(path))
-        module.__spec__ = None
-        module.__package__ = None
+    module.__loader__ = importlib.machinery.SourceFileLoader("__main__", str(path))
+    module.__spec__ = None
+    module.__package__ = None
     module.__file__ = str(path)
     module.__dict__["__builtins__"] = builtins
     module.__dict__["__cached__"] = None
     if "__annotations__" in vars(sys.modules["__main__"]):  # not since Python 3.14
         module.__annotations__ = {}
-    try:
-        return compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module
-    except OSError as error:
-        raise UsageError("the script cannot be read", where=str(order["entry"]), got=error.strerror or "") from None
-    except (SyntaxError, ValueError) as error:
-        raise UsageError("the script does not compile", where=str(order["entry"]), got=str(error)) from None
+    return module
 
 
-def _module_spec(name: str) -> importlib.machinery.ModuleSpec:
-    try:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{name}.__main__")
-    except (ImportError, ValueError) as error:
-        raise UsageError("no such module", where=name, got=str(error)) from None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise UsageError("no module with Python source", where=name, remedy="run in the directory that holds it")
-    return spec
+def _imported_code(module: ModuleType, name: str) -> CodeType:
+    """Import the packages of the module `name`, make `module` its `__main__`, and return its code, as `runpy` does."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = importlib.util.find_spec(f"{name}.__main__")
+    if spec is None or spec.loader is None or spec.origin is None:
+        raise ImportError(f"No module named {name}")
+    code: CodeType | None = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
+    if code is None:
+        raise ImportError(f"No code object available for {name}")
+    module.__spec__, module.__package__, module.__loader__ = spec, spec.parent, spec.loader
+    module.__file__ = sys.argv[0] = spec.origin
+    return code
 
 
-def _options(order: dict[str, Any], module: ModuleType) -> Options:
+def _options(order: dict[str, Any], path: Path) -> Options:
     imposed, dump = order.get("imposed"), order.get("dump")
     return Options(
         run_dir=Path(order["runDir"]),
         cwd=Path(order["cwd"]),
         command=order["command"],
         nonce=order["nonce"],
-        entry=Path(str(module.__file__)).absolute(),
+        entry=path,
         copy_source=order.get("copySource", True),
         tensor_budget=order.get("tensorBudget", DEFAULT_TENSOR_BUDGET),
         variables=tuple(order.get("variables", ())),
