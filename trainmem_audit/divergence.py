@@ -156,7 +156,21 @@ class Comparison:
         self._sides = (_Side(), _Side())
         self._lookups = (expected_tensors, got_tensors)
         self.steps = 0
-        self.ignored_streams: set[str] = set()
+        self._one_sided: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._gaps: dict[str, int] = {}
+
+    @property
+    def uncompared(self) -> dict[str, int]:
+        """Components and random streams that only one side held, by the number of steps at which that was so.
+
+        A script may drop an object that the garbage collector takes away a few steps later on one side: what both sides
+        lack in the end, and never had apart before, is left out.
+        """
+        found = dict(self._gaps)
+        for side in self._one_sided:
+            for name, steps in side.items():
+                found[name] = found.get(name, 0) + steps
+        return found
 
     def feed(self, expected: Group, got: Group | None) -> Difference | None:
         """Compare the next group of both sides; `got` is `None` when the other run stopped before it."""
@@ -176,7 +190,18 @@ class Comparison:
             return self._difference(expected.last, list(items.values()))
         if isinstance(expected.last, Step):
             self.steps += 1
+            self._note_one_sided(expected.last, got.last)
         return None
+
+    def _note_one_sided(self, a: Step, b: Any) -> None:
+        names = [{*line.state, *(f"rng.{stream}" for stream in line.rng)} for line in (a, b)]
+        for own, other, alone in zip(names, reversed(names), self._one_sided, strict=True):
+            for name in own - other:
+                alone[name] = alone.get(name, 0) + 1
+            for name in alone.keys() & other:  # it came back: nothing was dropped
+                self._gaps[name] = self._gaps.get(name, 0) + alone.pop(name)
+            for name in alone.keys() - own:
+                del alone[name]
 
     def _stopped(self, expected: Group, got: Group | None) -> Difference:
         def say(group: Group | None) -> str:
@@ -230,14 +255,23 @@ class Comparison:
             yield from self._consumed(a, b)
         for name, a_digest, b_digest in self._streams(a.rng, b.rng):
             yield _Item(_RNG, name, stage, a_digest, b_digest)
-        # What only one side still has was dropped by the script and not yet by the garbage collector; what only one
-        # side ever had is a difference of structure.
+        # What only one side has is no difference: see `uncompared`.
         for name in sorted(a.state.keys() & b.state.keys()):
             if a.state[name] != b.state[name]:
                 yield _Item(_rank(name), name, stage, a.state[name], b.state[name], self._values(name))
+        if isinstance(a, Step) and isinstance(b, Step):
+            yield from self._rates(a, b)
         if isinstance(a, End) and isinstance(b, End) and (a.outcome, a.exit_code) != (b.outcome, b.exit_code):
             said = tuple(f"{end.outcome} (exit code {end.exit_code})" for end in (a, b))
             yield _Item(_OUTCOME, "outcome", stage, *said)
+
+    @staticmethod
+    def _rates(a: Step, b: Step) -> Iterator[_Item]:
+        """The learning rates, which the hyper-parameters hold too: named alone where these do not differ."""
+        left, right = ((line.scalars or {}).get("lr", ()) for line in (a, b))
+        hyper = [name for name in a.state.keys() & b.state.keys() if _rank(name) == _HYPER]
+        if left != right and all(a.state[name] == b.state[name] for name in hyper):
+            yield _Item(_HYPER, "lr", "step", " ".join(left), " ".join(right))
 
     @staticmethod
     def _consumed(a: Step, b: Step) -> Iterator[_Item]:
@@ -261,7 +295,6 @@ class Comparison:
             yield _Item(_LOSS, "loss", "step", " ".join(a_loss), " ".join(b_loss), _loss_difference(a_loss, b_loss))
 
     def _streams(self, a: dict[str, str], b: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-        self.ignored_streams |= a.keys() ^ b.keys()
         left, right = self._sides
         for name in sorted(a.keys() & b.keys()):
             unused = a[name] == left.streams.get(name) and b[name] == right.streams.get(name)

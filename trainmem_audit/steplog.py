@@ -22,6 +22,7 @@ from trainmem_audit.documents.steplog import (
     Inventory,
     Line,
     Loader,
+    Seed,
     SourceFile,
     Step,
     Stream,
@@ -74,6 +75,7 @@ class LogSummary:
     loaders: dict[str, Loader] = field(default_factory=dict)
     inputs: dict[str, Input] = field(default_factory=dict)
     files: dict[str, SourceFile] = field(default_factory=dict)
+    seeds: list[Seed] = field(default_factory=list)
 
     def take(self, line: Line) -> None:
         """Add one line."""
@@ -98,6 +100,7 @@ class LogSummary:
         self.canary.update(line.rng_canary or {})
         self.inputs = {**{item.path: item for item in line.inputs or ()}, **self.inputs}
         self.files = {**{item.path: item for item in line.files or ()}, **self.files}
+        self.seeds += line.seeds or ()
         if line.profile is not None:
             self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
 

@@ -14,6 +14,7 @@ from trainmem_audit.documents.steplog import (
     Input,
     Loader,
     Producer,
+    Seed,
     SourceFile,
     Stream,
 )
@@ -94,6 +95,7 @@ class Manifest(Document):
     environment: Environment
     numeric_profile: dict[Literal["import", "firstStep", "end"], dict[Name, Scalar]]
     rng_contract: dict[Name, Stream]
+    seeds: tuple[Seed, ...] = ()
     canary: dict[Name, Digest]
     sources: dict[Name, Component]
     order: dict[Name, Loader]

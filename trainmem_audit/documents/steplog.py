@@ -38,6 +38,7 @@ __all__ = [
     "Loader",
     "Order",
     "Producer",
+    "Seed",
     "SourceFile",
     "Step",
     "Stream",
@@ -148,6 +149,18 @@ class SourceFile(Document):
     lines: Base64 | None = None
 
 
+class Seed(Document):
+    """A seed that the script passed to a generator: which function, where, the number as text.
+
+    `imposed` at a replay says that the script came with another number, and the recorded one was used.
+    """
+
+    call: Name
+    site: RelPath
+    value: Annotated[str, Field(max_length=400)]
+    imposed: Literal[True] | None = None
+
+
 class Begin(Document):
     """The first line: what is known before the script runs."""
 
@@ -181,6 +194,7 @@ class Inventory(Document):
     loaders: dict[Name, Loader] | None = None
     inputs: tuple[Input, ...] | None = None
     files: tuple[SourceFile, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
 
 
 class Epoch(Document):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from trainmem_audit.documents.steplog import Stream
+from trainmem_audit.documents.steplog import Seed, Stream
 from trainmem_audit.errors import TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
 from trainmem_audit.recording.places import argument_directories
@@ -206,14 +206,18 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         variables=tuple(order.get("variables", ())),
         inputs=tuple(Path(path) for path in order.get("inputs", ())),
         directories=tuple(argument_directories(sys.argv[2:], order["command"].get("arguments", ()))),
-        imposed=None
-        if imposed is None
-        else Imposed(
-            {name: Stream.model_validate(members) for name, members in imposed["streams"].items()},
-            imposed.get("threads"),
-        ),
+        imposed=None if imposed is None else _imposed(imposed),
         dump=None if dump is None else (dump[0], Path(dump[1])),
         say=_say,
+    )
+
+
+def _imposed(members: dict[str, Any]) -> Imposed:
+    return Imposed(
+        streams={name: Stream.model_validate(stream) for name, stream in members["streams"].items()},
+        threads=members.get("threads"),
+        seeds=tuple(Seed.model_validate(seed) for seed in members.get("seeds", ())),
+        same_code=members.get("sameCode", True),
     )
 
 

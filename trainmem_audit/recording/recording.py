@@ -20,11 +20,12 @@ from blake3 import blake3
 from trainmem_audit import __version__
 from trainmem_audit.assemble import recover, sign_run
 from trainmem_audit.documents.manifest import Statement
-from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
+from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
 from trainmem_audit.privacy import known_identity
 from trainmem_audit.recording.codefiles import CodeFiles
+from trainmem_audit.recording.entropy import Entropy
 from trainmem_audit.recording.facts import environment, numeric_profile, rng_canary
 from trainmem_audit.recording.importing import after_import
 from trainmem_audit.recording.opened import OpenedFiles
@@ -43,10 +44,15 @@ _SEED_CONTEXT = "trainmem-audit 2026-11 start of a random stream v1"
 
 @dataclass(frozen=True)
 class Imposed:
-    """What a replay imposes: the recorded start states, and the threads torch had right after its import."""
+    """What a replay imposes: the recorded start states, the threads torch had right after its import, and the seeds.
+
+    `same_code` is false in a what-if: the changed code may mean to pass another seed.
+    """
 
     streams: dict[str, Stream]
     threads: int | None = None
+    seeds: tuple[Seed, ...] = ()
+    same_code: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class Recording:
         known_identity()  # it reads files, which are no inputs of the script
         self._opened = OpenedFiles(places, options.run_dir)
         self._known_streams: set[str] = set()
+        imposed = options.imposed or Imposed({})
+        self._entropy = Entropy(options.nonce, places, self._log_seed, imposed.seeds, imposed.same_code)
 
     @property
     def writer_seconds(self) -> float:
@@ -133,6 +141,8 @@ class Recording:
             self._opened.add(path)
         if options.entry is not None:
             self._log_files(self._code.entry(options.entry))
+        if options.draw_starts:
+            self._entropy.watch_python()
         after_import("torch", self._guard(self._torch_imported))
         after_import("numpy.random", self._guard(self._numpy_imported))
 
@@ -200,6 +210,9 @@ class Recording:
         self.session = Session(self._writer, self._known_streams, self._first_step)
         self.session.dump = self._options.dump
         self._uninstall = install(self.session, self._fail)
+        if self._options.draw_starts:
+            self._entropy.found = self.session.on_generator
+            self._entropy.watch_torch()
 
     def _numpy_imported(self) -> None:
         imposed = self._options.imposed
@@ -209,8 +222,7 @@ class Recording:
         elif self._options.draw_starts:
             numpy_random.seed(self._seed("numpy") % 2**32)
         if self._options.draw_starts:
-            # what an unseeded default_rng() asks the operating system for
-            sys.modules["numpy.random.bit_generator"].randbits = random.Random(self._seed("numpy.entropy")).getrandbits  # type: ignore[attr-defined]
+            self._entropy.watch_numpy()
         self._known_streams.add("numpy")
         self._writer.put({"t": "inventory", "streams": {"numpy": numpy_stream().to_json()}})
 
@@ -225,6 +237,10 @@ class Recording:
         """Return the 63-bit seed that a stream starts from, derived from the nonce."""
         digest = blake3(f"{self._options.nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
         return int.from_bytes(digest[:8], "little") >> 1
+
+    def _log_seed(self, seed: Seed) -> None:
+        if os.getpid() == self._pid:
+            self._writer.put({"t": "inventory", "seeds": [seed.to_json()]})
 
     # Files ---------------------------------------------------------------------------------------------------------
 

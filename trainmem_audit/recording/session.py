@@ -123,6 +123,11 @@ class Session:
             self._streams.add_generator(name, generator)
         return EpochStart(weakref.ref(loader), _describe_loader(loader), self._digest_streams())
 
+    def on_generator(self, name: str, generator: Any) -> None:
+        """Note a random generator that the script has made for itself."""
+        with self._lock:
+            self._streams.found(name, generator)
+
     def on_batch(self, epoch: EpochStart | None, index: Any, batch: Any) -> None:
         """Note a batch that a loader hands out, and the indices it was drawn by (`None` where there are none)."""
         began = time.perf_counter()
@@ -173,6 +178,7 @@ class Session:
             self._sizes[id(optimizer)] = size
             self._adopt(optimizer)
             state, _, _ = self._collect(initial=True)
+            self._streams.adopt()
             self._new_streams(self._streams.digests())
             self._writer.put({"t": "inventory", "i": self.steps, "state": state})
 
@@ -193,6 +199,7 @@ class Session:
         with self._lock:
             order, indices, epochs = self._consumed()
             state, digests, values = self._collect()
+            self._streams.adopt()
             rng = self._digest_streams()
             began = time.perf_counter()
             self._new_streams(rng)

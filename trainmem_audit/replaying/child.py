@@ -46,13 +46,14 @@ class Child:
         arguments: list[str],
         timeout: float,
         dump: tuple[int, Path] | None = None,
+        same_code: bool = True,
     ) -> None:
         self.run_dir = root / "record"
         self.run_dir.mkdir()
         self._output = root / "output"
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
-        order = _order(manifest, tree, self.run_dir)
+        order = _order(manifest, tree, self.run_dir, same_code)
         if dump is not None:
             order["dump"] = [dump[0], str(dump[1])]
         with self._output.open("wb") as output:
@@ -146,7 +147,7 @@ def _entry(command: Command) -> str:
     return command.entry
 
 
-def _order(manifest: Manifest, tree: Path, run_dir: Path) -> dict[str, Any]:
+def _order(manifest: Manifest, tree: Path, run_dir: Path, same_code: bool = True) -> dict[str, Any]:
     command = manifest.command
     entry = _entry(command)
     threads = manifest.numeric_profile.get("import", {}).get("threads")
@@ -165,6 +166,8 @@ def _order(manifest: Manifest, tree: Path, run_dir: Path) -> dict[str, Any]:
         "imposed": {
             "streams": {name: stream.to_json() for name, stream in manifest.rng_contract.items()},
             "threads": threads if isinstance(threads, int) and 0 < threads <= 4096 else None,
+            "seeds": [seed.to_json() for seed in manifest.seeds],
+            "sameCode": same_code,
         },
     }
 

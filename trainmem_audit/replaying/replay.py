@@ -1,7 +1,8 @@
 """Replays a run and gives the verdict: `match`, `mismatch` (with the first difference), `inconclusive` or `not-run`.
 
 The order of things: what to run is assembled and checked; consent is asked for exactly that; the child runs; the canary
-of its random generators is compared first; then its step log, group by group, until the first difference.
+of its random generators is compared first; then its step log, group by group, until the first difference. A difference
+of code that was not changed is tried once more: where two replays differ from one another too, nothing is decided.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from trainmem_audit.divergence import Comparison, groups
@@ -19,7 +21,8 @@ from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import End, Inventory, Line
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
 from trainmem_audit.replaying.child import Child
-from trainmem_audit.replaying.scratch import Scratch, build_scratch
+from trainmem_audit.replaying.outside import reads_from_outside
+from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
 from trainmem_audit.replaying.sizes import Dump, with_sizes
 from trainmem_audit.rundir import RunReader, open_run
 from trainmem_audit.runs import read_lines, tensor_lookup
@@ -98,6 +101,7 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
         If nobody agreed to run it.
     """
     manifest = statement.predicate
+    options = replace(options, secret=cache(options.secret))  # a second run asks for nothing twice
     mode = "full" if options.steps is None else f"prefix:{options.steps}"
     if manifest.command.kind == "library":
         reason = "the run was recorded from within a program (Recorder); only launched scripts can be replayed"
@@ -121,6 +125,8 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
         _ask(manifest, scratch, options)
         what_if = options.allow_changed_source and bool(scratch.changed)
         verdict = _run(root, scratch, reader, manifest, options)
+        if verdict.outcome == "mismatch" and not scratch.changed:
+            verdict = _confirm(root / "again", verdict, reader, manifest, options)
         if what_if and options.sizes and verdict.difference is not None and verdict.difference.stage != "end":
             measured = _measure(root, scratch, reader, manifest, options, verdict.difference)
             verdict = verdict.model_copy(update={"difference": measured})
@@ -150,7 +156,8 @@ def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
 def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Replay:
     seconds = _recorded_seconds(manifest)
     timeout = options.timeout if options.timeout is not None else 10 * seconds + 300
-    with Child(root, scratch.tree, manifest, scratch.arguments, timeout) as child:
+    same_code = not scratch.changed
+    with Child(root, scratch.tree, manifest, scratch.arguments, timeout, same_code=same_code) as child:
         watcher = _Watcher(child, manifest)
         comparison = Comparison(tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
         try:
@@ -165,8 +172,54 @@ def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, op
                 reason=watcher.reason,
                 difference=difference,
             )
-        notes = tuple(f"random stream {name} exists on one side only" for name in sorted(comparison.ignored_streams))
-    return _verdict(difference, comparison.steps, watcher.summary, manifest, bool(scratch.changed), notes)
+        notes = tuple(
+            f"{seed.call} at {seed.site} got a number that changes from run to run; the recorded one was used"
+            for seed in watcher.summary.seeds
+            if seed.imposed
+        )
+    verdict = _verdict(difference, comparison.steps, watcher.summary, manifest, bool(scratch.changed), notes)
+    if verdict.outcome == "match" and comparison.uncompared:
+        apart = ", ".join(f"{name} at {count}" for name, count in sorted(comparison.uncompared.items()))
+        reason = (
+            f"only one side holds these at some of the {comparison.steps} steps, so they were not compared: {apart}"
+        )
+        return verdict.model_copy(update={"outcome": "inconclusive", "reason": reason})
+    return verdict
+
+
+def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Replay:
+    """Replay once more: only a program that reproduces itself here can be said not to reproduce its record."""
+    root.mkdir()
+    code = [(file.path, content) for file, content, _ in changed_code(reader, manifest, options.source)]
+    reads = reads_from_outside(code)
+    outside = (f"the code reads what no record holds: {'; '.join(reads)}",) if reads else ()
+    try:
+        scratch = build_scratch(
+            root,
+            reader,
+            manifest,
+            source=options.source,
+            data=options.data,
+            allow_changed=options.allow_changed_source,
+            secret=options.secret,
+        )
+        second = _run(root, scratch, reader, manifest, options)
+    except (UsageError, ReplayError) as error:
+        return first.model_copy(update={"notes": (*first.notes, f"no second replay: {error.message}", *outside)})
+    if second.outcome == "mismatch" and _identity(second) == _identity(first):
+        note = "a second replay came out as the first did, to the bit, and not as recorded"
+        return first.model_copy(update={"notes": (*first.notes, note, *outside)})
+    if second.outcome not in ("match", "mismatch"):
+        note = f"the second replay decided nothing: {second.reason}"
+        return first.model_copy(update={"notes": (*first.notes, note, *outside)})
+    reason = "the program does not reproduce itself here: two replays of it differ from one another"
+    named = f"; it reads {', '.join(reads)}" if reads else ", and its code does not show why"
+    return first.model_copy(update={"outcome": "inconclusive", "reason": reason + named})
+
+
+def _identity(verdict: Replay) -> object:
+    found = verdict.difference
+    return found and (found.step, found.stage, [(item.component, item.got) for item in found.components])
 
 
 def _measure(
@@ -223,6 +276,8 @@ class _Watcher:
         for expected in groups(read_lines(reader)):
             if expected.last is None or (options.steps is not None and comparison.steps >= options.steps):
                 return None
+            if isinstance(expected.last, End) and expected.last.outcome == "interrupted":
+                return None  # a replay would go on: nobody interrupts it
             got = next(found, None)
             if self.reason:
                 return None
@@ -273,6 +328,8 @@ def _verdict(
     if difference is None:
         if not manifest.step_logs[0].complete:
             notes = (*notes, f"the record ends after {manifest.step_logs[0].steps} steps, and so does the comparison")
+        if manifest.run.outcome == "interrupted":
+            notes = (*notes, f"the run was interrupted after {steps} steps, and so the comparison ends there")
         return Replay(outcome="match", mode="", steps_compared=steps, notes=notes)
     gaps = _gaps(manifest, log)
     if gaps and not what_if:

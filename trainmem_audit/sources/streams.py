@@ -1,4 +1,4 @@
-"""Random streams: Python's, NumPy's and torch's global generators, CUDA's, and the generators of data loaders.
+"""Random streams: Python's, NumPy's and torch's global generators, CUDA's, those of data loaders and the script's own.
 
 Reading a state draws nothing. A torch stream's bytes are those of `Generator.get_state()`.
 """
@@ -12,13 +12,28 @@ import weakref
 from typing import Any
 
 import torch
+from blake3 import blake3
 
 from trainmem_audit.digests import tensor_bytes, tensor_digest
 from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.errors import FormatError
-from trainmem_audit.sources.twisters import numpy_digest, numpy_stream, python_digest, python_stream
+from trainmem_audit.sources.twisters import (
+    bit_generator_bytes,
+    generator_stream,
+    numpy_digest,
+    numpy_stream,
+    python_digest,
+    python_stream,
+)
 
-__all__ = ["StreamSet", "restore_torch", "torch_stream"]
+__all__ = ["MOST", "StreamSet", "restore_torch", "torch_stream"]
+
+MOST = 64
+"""How many generators of the script's own are followed."""
+
+
+def _gone() -> None:
+    """Stand for a generator that the script has dropped."""
 
 
 def torch_stream(generator: torch.Generator) -> Stream:
@@ -48,6 +63,8 @@ class StreamSet:
 
     def __init__(self) -> None:
         self._generators: dict[str, weakref.ref[torch.Generator]] = {}
+        self._unnamed: list[tuple[str, Any]] = []
+        self._others: dict[str, Any] = {}
         self._python_mark: Any = None
         self._python = ""
 
@@ -59,6 +76,37 @@ class StreamSet:
             return
         number = sum(known == name or known.startswith(f"{name}.") for known in self._generators)
         self._generators[f"{name}.{number + 1}" if number else name] = weakref.ref(generator)
+
+    def found(self, name: str, generator: Any) -> None:
+        """Note a generator that the script has made; it is followed from the next `adopt` on, if it lives until then.
+
+        Torch's and Python's are held weakly; NumPy's cannot be, and are let go when nobody else holds them.
+        """
+        holder = generator if name.startswith("numpy") else weakref.ref(generator)
+        if len(self._unnamed) < MOST:
+            self._unnamed.append((name, holder))
+
+    def adopt(self) -> None:
+        """Follow the generators that were found, unless a loader's name was given to them."""
+        found, self._unnamed = self._unnamed, []
+        while found:
+            name, holder = found.pop(0)
+            generator = holder() if isinstance(holder, weakref.ref) else holder
+            if isinstance(generator, torch.Generator):
+                self.add_generator(name, generator)
+            elif generator is not None and len(self._others) < MOST:
+                taken = sum(known == name or known.startswith(f"{name}.") for known in self._others)
+                self._others[f"{name}.{taken + 1}" if taken else name] = holder
+
+    def _other(self, name: str) -> Any:
+        """Return a generator of NumPy or Python, or `None` when the script has dropped it."""
+        holder = self._others[name]
+        if isinstance(holder, weakref.ref) or holder is _gone:
+            return holder()
+        if sys.getrefcount(holder) <= 3:  # the table's, this frame's and the call's
+            self._others[name] = _gone
+            return None
+        return holder
 
     def digests(self) -> dict[str, str]:
         """Return the hex digest of each stream's state by name. Draws nothing."""
@@ -72,6 +120,12 @@ class StreamSet:
             live = reference()
             if live is not None:
                 found[name] = tensor_digest(live.get_state()).hex()
+        for name in self._others:
+            generator = self._other(name)
+            if isinstance(generator, random.Random):
+                found[name] = python_digest(generator.getstate())
+            elif generator is not None:
+                found[name] = blake3(bit_generator_bytes(generator)).hexdigest()
         return found
 
     def describe(self, name: str) -> Stream | None:
@@ -84,6 +138,11 @@ class StreamSet:
             return torch_stream(torch.default_generator)
         if name.startswith("torch.cuda."):
             return torch_stream(torch.cuda.default_generators[int(name.rsplit(".", 1)[1])])
+        if name in self._others:
+            other = self._other(name)
+            if other is None:
+                return None
+            return python_stream(other) if isinstance(other, random.Random) else generator_stream(other)
         generator = self._generators[name]()
         return None if generator is None else torch_stream(generator)
 

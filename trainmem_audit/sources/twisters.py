@@ -1,7 +1,8 @@
-"""Mersenne Twister streams of Python and NumPy: state out, state in. No torch here, for it may not be imported yet.
+"""Streams of Python and NumPy: state out, and for the global Mersenne Twisters state in.
 
-A stream's bytes are the 624 words and the position as little-endian uint32. A cached second normal deviate is kept
-beside them and enters the digest. Reading a state draws nothing.
+No torch here, for it may not be imported yet. A Mersenne Twister's bytes are the 624 words and the position as
+little-endian uint32; a cached second normal deviate is kept beside them and enters the digest. Reading a state draws
+nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +15,48 @@ from typing import Any
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import float_text, parse_float_text
+from trainmem_audit.canonical import float_text, line_bytes, parse_float_text
 from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.errors import FormatError
 
-__all__ = ["numpy_digest", "numpy_stream", "python_digest", "python_stream", "restore_twister"]
+__all__ = [
+    "bit_generator_bytes",
+    "generator_stream",
+    "numpy_digest",
+    "numpy_stream",
+    "python_digest",
+    "python_stream",
+    "restore_twister",
+]
 
 
-def python_stream() -> Stream:
-    """Return the state of Python's global generator."""
-    _, words, gauss = random.getstate()
+def python_stream(generator: Any = random) -> Stream:
+    """Return the state of a `random.Random`, by default of Python's global generator."""
+    _, words, gauss = generator.getstate()
     return _stream("python", array("I", words).tobytes(), gauss)
 
 
 def numpy_stream() -> Stream:
     """Return the state of NumPy's global (legacy) generator; `numpy.random` must be imported already."""
     return _stream("numpy", *_numpy_bytes())
+
+
+def generator_stream(generator: Any) -> Stream:
+    """Return the state of a `numpy.random.Generator`, as the canonical JSON of its bit generator's state."""
+    algorithm = type(generator.bit_generator).__name__.lower()
+    state = base64.b64encode(bit_generator_bytes(generator)).decode()
+    return Stream(library="numpy", algorithm=algorithm, device="cpu", state=state)
+
+
+def bit_generator_bytes(generator: Any) -> bytes:
+    """Return the state of a NumPy generator's bit generator as JSON, with integers and words as text."""
+    return line_bytes(_as_text(generator.bit_generator.state))
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_text(member) for key, member in value.items()}
+    return value.tobytes().hex() if hasattr(value, "tobytes") else str(value)
 
 
 def python_digest(state: tuple[Any, ...]) -> str:
