@@ -74,6 +74,7 @@ class Recorder:
     def __enter__(self) -> Self:
         if self.run_dir.exists() and any(self.run_dir.iterdir()):
             raise UsageError("the run directory is not empty", where=str(self.run_dir), remedy="choose another one")
+        self._signer = self._signer or load_or_make_project_key(Path.cwd(), None)[0]  # while the script is where it is
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._recording = Recording(self._options())
         self._recording.start()
@@ -84,9 +85,8 @@ class Recorder:
     ) -> None:
         assert self._recording is not None
         outcome = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "raised"
-        signer = self._signer or load_or_make_project_key(Path.cwd(), None)[0]
         try:
-            self.statement = self._recording.finish(outcome, int(kind is not None), signer)
+            self.statement = self._recording.finish(outcome, int(kind is not None), self._signer)
         except Exception:
             if kind is None:
                 raise

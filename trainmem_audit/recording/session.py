@@ -4,10 +4,10 @@
 script's alive. Digests are taken here, on the training thread; lines are built and written by `writer`.
 
 How batches find their step: a batch counts as training if the first outermost forward after it, of a module that owns
-optimizer parameters, ran in training mode with gradients enabled, or if no such forward was seen; where none did, one
-with gradients enabled will do (fine-tuning in evaluation mode). All training batches since the last step belong to the
-next one, so gradient accumulation needs nothing special, and an evaluation between or inside epochs leaves no trace in
-the order.
+optimizer parameters, ran in training mode with gradients enabled; where none did, one with gradients enabled will do
+(fine-tuning in evaluation mode), and where no module saw any, all of them do. All training batches since the last step
+belong to the next one, so gradient accumulation needs nothing special, an evaluation between or inside epochs leaves no
+trace in the order, and a batch that was fetched ahead waits for its step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.modules import ModuleSource, find_roots
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
 from trainmem_audit.sources.scalers import ScalerSource
-from trainmem_audit.sources.schedulers import SchedulerSource
+from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
 from trainmem_audit.sources.streams import StreamSet
 
 __all__ = ["Session"]
@@ -243,10 +243,8 @@ class Session:
 
     def _consumed(self) -> tuple[dict[str, Any] | None, bytes | None, list[EpochStart]]:
         """Return the order of this step, its sample indices, and the epochs that begin with it."""
-        modes = [self._mode(batch) for batch in self._pending]
-        wanted = _TRAINING if _TRAINING in modes else _GRADIENTS
-        batches = [batch for batch, mode in zip(self._pending, modes, strict=True) if mode == wanted]
-        self._pending, self._open = [], []
+        batches, self._pending = self._sorted_batches()
+        self._open = list(self._pending)
         if not batches:
             return None, None, []
         epochs: list[EpochStart] = []
@@ -266,11 +264,31 @@ class Session:
         order["index"] = blake3(indices).hexdigest()
         return order, indices, epochs
 
-    def _mode(self, batch: _Batch) -> int:
+    def _sorted_batches(self) -> tuple[list[_Batch], list[_Batch]]:
+        """Return the batches of this step, and those that were fetched ahead for the next.
+
+        Where an owner of optimizer parameters saw some of them, one that no module saw was looked at for something else
+        (statistics, say), or is not used yet if it came last.
+        """
+        modes = [self._mode(batch) for batch in self._pending]
+        if any(mode in (_TRAINING, _GRADIENTS) for mode in modes):
+            ahead = len(modes)
+            while modes[ahead - 1] is None:
+                ahead -= 1
+        else:
+            modes, ahead = [_TRAINING if mode is None else mode for mode in modes], len(modes)
+        wanted = _TRAINING if _TRAINING in modes else _GRADIENTS
+        used = [batch for batch, mode in zip(self._pending, modes, strict=True) if mode == wanted]
+        return used, self._pending[ahead:]
+
+    def _mode(self, batch: _Batch) -> int | None:
+        """Return how an owner of optimizer parameters saw a batch first; `None` if no module saw it."""
         for reference, mode in batch.forwards:
             if self._is_owner(reference()):
                 return mode
-        return _TRAINING
+        if not batch.forwards:
+            return None
+        return _EVALUATION if all(mode == _EVALUATION for _, mode in batch.forwards) else _TRAINING
 
     def _log_epochs(self, epochs: list[EpochStart]) -> None:
         for epoch in epochs:
@@ -363,6 +381,7 @@ class Session:
                 name = _numbered("model", len(self._modules))
                 self._modules.append(ModuleSource(name, root, claimed))
                 claimed |= self._modules[-1].names().keys()
+        self._schedulers += [weakref.ref(item) for item in find_schedulers(optimizer, self._known_schedulers())]
         self._owned.clear()
         old = self._optimizers.get(id(optimizer))
         if old is not None and old.optimizer is optimizer:
@@ -371,6 +390,10 @@ class Session:
             name = _numbered("optimizer", self._optimizers_made)
             self._optimizers_made += 1
         self._optimizers[id(optimizer)] = OptimizerSource(name, optimizer, self._param_names())
+
+    def _known_schedulers(self) -> set[int]:
+        references = (*self._schedulers, *(source.reference for source in self._scheduler_sources))
+        return {id(scheduler) for reference in references if (scheduler := reference()) is not None}
 
     def _adopt_schedulers(self) -> None:
         for reference in self._schedulers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,24 +25,27 @@ _MAX_DEPTH = 64
 def batch_digest(batch: Any) -> bytes:
     """Return the 32-byte content digest of a batch, or of the arguments of a forward."""
     parts: list[bytes] = []
-    _leaves(batch, parts, 0)
+    _leaves(batch, parts, ())
     return content_digest(parts)
 
 
-def _leaves(value: Any, parts: list[bytes], depth: int) -> None:
+def _leaves(value: Any, parts: list[bytes], inside: tuple[int, ...]) -> None:
+    """Add the leaves of `value`; `inside` are the ids of what it lies in, so that nothing is walked within itself."""
     if isinstance(value, torch.Tensor):
         parts += (f"tensor {dtype_name(value)} {list(value.shape)};".encode(), tensor_digest(value))
-    elif depth > _MAX_DEPTH:
+    elif len(inside) > _MAX_DEPTH:
         parts.append(b"too deep;")
-    elif isinstance(value, dict):
+    elif id(value) in inside:
+        parts.append(b"itself;")
+    elif isinstance(value, Mapping):
         parts.append(f"mapping {len(value)};".encode())
         for key, member in value.items():
             parts.append(_text(str(key)))
-            _leaves(member, parts, depth + 1)
+            _leaves(member, parts, (*inside, id(value)))
     elif isinstance(value, (list, tuple)):
         parts.append(f"sequence {len(value)};".encode())
         for member in value:
-            _leaves(member, parts, depth + 1)
+            _leaves(member, parts, (*inside, id(value)))
     elif isinstance(value, bool | int | str | None):
         parts.append(_text(f"{type(value).__name__} {value}"))
     elif isinstance(value, float):
@@ -49,15 +53,28 @@ def _leaves(value: Any, parts: list[bytes], depth: int) -> None:
     elif isinstance(value, bytes):
         parts += (b"bytes;", blake3(value).digest())
     elif type(value).__module__ == "numpy" and hasattr(value, "tobytes") and value.dtype.hasobject:
-        _leaves(value.tolist(), parts, depth + 1)  # the bytes of an array of objects are addresses
+        _leaves(value.tolist(), parts, (*inside, id(value)))  # the bytes of an array of objects are addresses
     elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         parts += (f"array {value.dtype.str} {list(value.shape)};".encode(), blake3(value.tobytes()).digest())
-    elif hasattr(value, "__dict__"):
+    elif members := _attributes(value):
         parts.append(_text(f"object {type(value).__qualname__}"))
-        members = {key: member for key, member in vars(value).items() if isinstance(member, torch.Tensor | dict)}
-        _leaves(members, parts, depth + 1)
+        _leaves(members, parts, (*inside, id(value)))
     else:
         parts.append(_text(f"opaque {type(value).__qualname__}"))
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return what an object carries: its attributes and slots, without functions, modules and what Python keeps."""
+    if isinstance(value, type) or callable(value):
+        return {}
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
+    named = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {name: member for name, member in named.items() if isinstance(name, str) and not name.startswith("__")}
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _text(text: str) -> bytes:

@@ -62,7 +62,7 @@ class ModuleSource:
         if self._shape != self._shape_now():
             self._walk(root)
         for family, slots in self._slots.items():
-            tensors = [(name, tensor) for name, table, key in slots if (tensor := table.get(key)) is not None]
+            tensors = [(name, tensor) for name, table, key in slots if (tensor := _look_up(table, key)) is not None]
             if tensors:
                 yield ComponentState(f"{self.name}.{family}", _LABELS[family], tensors)
 
@@ -85,6 +85,14 @@ class ModuleSource:
         sizes = map(len, self._tables)
         modules = (id(module) for table in self._tables[2::3] for module in table.values())
         return (*sizes, *modules)
+
+
+def _look_up(table: Any, key: str) -> torch.Tensor | None:
+    """Return a tensor of a module's table; those of scripted modules are mappings of a kind that has no `get`."""
+    try:
+        return table[key]  # type: ignore[no-any-return]
+    except KeyError:
+        return None
 
 
 def find_roots(params: list[torch.Tensor]) -> list[torch.nn.Module]:

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
 from trainmem_audit.sources.base import ComponentState, Labels, plain_value
 
-__all__ = ["SchedulerSource"]
+__all__ = ["SchedulerSource", "find_schedulers"]
 
 _LABELS = Labels("S1", "macro", "checkpointed")
 
@@ -21,11 +25,11 @@ class SchedulerSource:
 
     def __init__(self, name: str, scheduler: Any) -> None:
         self.name = name
-        self._scheduler = weakref.ref(scheduler)
+        self.reference = weakref.ref(scheduler)
 
     def components(self) -> Iterator[ComponentState]:
         """Give the scheduler's counters and settings as they are now."""
-        scheduler = self._scheduler()
+        scheduler = self.reference()
         if scheduler is None:
             return
         attributes = {key: value for key, value in vars(scheduler).items() if key not in _NOT_MEMORY}
@@ -34,3 +38,17 @@ class SchedulerSource:
 
 
 _NOT_MEMORY = frozenset({"optimizer", "_get_lr_called_within_step", "_is_initial", "verbose"})
+
+
+def find_schedulers(optimizer: torch.optim.Optimizer, known: set[int]) -> list[LRScheduler]:
+    """Return the schedulers of `optimizer` that were made before anybody listened, by asking the garbage collector.
+
+    Those that another one holds (`SequentialLR`) come out of it by themselves.
+    """
+    found = [
+        item
+        for item in gc.get_objects()
+        if issubclass(type(item), LRScheduler) and id(item) not in known and vars(item).get("optimizer") is optimizer
+    ]
+    inner = {id(part) for item in found for part in vars(item).get("_schedulers", ())}
+    return [item for item in found if id(item) not in inner]
