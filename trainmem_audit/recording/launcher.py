@@ -20,7 +20,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from trainmem_audit.documents.steplog import Stream
-from trainmem_audit.errors import TrainmemAuditError, UsageError
+from trainmem_audit.errors import RecordingError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
 from trainmem_audit.recording.places import argument_directories
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Imposed, Options, Recording
@@ -39,7 +39,8 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`.
+        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`; for `twice` also `starts` (what single
+        random streams start from) and `pins` ({names, clockStart}).
     arguments:
         The script's own arguments.
     """
@@ -55,6 +56,7 @@ def main() -> None:
     say = _silence if quiet else _say
     try:
         code, module = _load(order)
+        _pin(order.get("pins"))
         recording = Recording(_options(order, module))
         recording.start()
     except TrainmemAuditError as error:
@@ -115,6 +117,16 @@ def _finish(
     return False
 
 
+def _pin(pins: dict[str, Any] | None) -> None:
+    if pins is not None:
+        from trainmem_audit.pinning.pins import apply
+
+        try:
+            apply(pins["names"], pins["clockStart"])
+        except OSError as error:
+            raise RecordingError(error.strerror or str(error)) from None
+
+
 def _load(order: dict[str, Any]) -> tuple[CodeType, ModuleType]:
     """Return the script's code and the `__main__` module to run it in."""
     module = ModuleType("__main__")
@@ -171,6 +183,7 @@ def _options(order: dict[str, Any], module: ModuleType) -> Options:
         tensor_budget=order.get("tensorBudget", DEFAULT_TENSOR_BUDGET),
         variables=tuple(order.get("variables", ())),
         inputs=tuple(Path(path) for path in order.get("inputs", ())),
+        starts=order.get("starts", {}),
         directories=tuple(argument_directories(sys.argv[2:], order["command"].get("arguments", ()))),
         imposed=None
         if imposed is None

@@ -9,8 +9,8 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ class Options:
         Directories elsewhere that the arguments name, and what the record calls them.
     draw_starts:
         Whether to set the start states of the random streams (the launcher does; a library must not).
+    starts:
+        What single streams start from instead of the nonce (`twice` pins them so).
     imposed:
         What to set instead, at replay.
     dump:
@@ -82,6 +84,7 @@ class Options:
     inputs: tuple[Path, ...] = ()
     directories: tuple[tuple[str, Path], ...] = ()
     draw_starts: bool = True
+    starts: Mapping[str, str] = field(default_factory=dict)
     imposed: Imposed | None = None
     dump: tuple[int, Path] | None = None
     say: Callable[[str], None] = lambda text: print(f"trainmem-audit: {text}", file=sys.stderr)
@@ -223,7 +226,8 @@ class Recording:
 
     def _seed(self, stream: str) -> int:
         """Return the 63-bit seed that a stream starts from, derived from the nonce."""
-        digest = blake3(f"{self._options.nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
+        nonce = self._options.starts.get(stream, self._options.nonce)
+        digest = blake3(f"{nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
         return int.from_bytes(digest[:8], "little") >> 1
 
     # Files ---------------------------------------------------------------------------------------------------------
