@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import sys
 import sysconfig
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["from_machinery", "set_on_type"]
+__all__ = ["from_machinery", "note_place", "set_on_type", "write_places_to"]
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _STDLIB = sysconfig.get_path("stdlib")
@@ -31,6 +33,33 @@ def _is_machinery(filename: str) -> bool:
     if "-packages/" in filename:
         return "-packages/torch/" in filename or filename.startswith(_PACKAGE)
     return filename.startswith((_STDLIB, _PACKAGE))
+
+
+_seen: set[tuple[str, str, int]] = set()
+_places: tuple[Path, str] | None = None
+
+
+def write_places_to(path: Path, root: str) -> None:
+    """From now on, write which lines of the code below `root` ask for what is pinned."""
+    global _places
+    _places = path, os.path.join(root, "")  # noqa: PTH118 (a prefix, with its slash)
+
+
+def note_place(pin: str) -> None:
+    """Note the line of the script's own code that is being run, once: `PIN LINE FILE`."""
+    if _places is None:
+        return
+    path, root = _places
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and not frame.f_code.co_filename.startswith(root):
+        frame = frame.f_back
+    if frame is None:
+        return
+    place = (pin, frame.f_code.co_filename, frame.f_lineno)
+    if place not in _seen:
+        _seen.add(place)
+        with path.open("a", encoding="utf-8") as file:  # in a worker process too
+            file.write(f"{pin} {frame.f_lineno} {frame.f_code.co_filename[len(root) :]}\n")
 
 
 def set_on_type(owner: type, name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ import timeit
 from collections.abc import Callable
 from typing import Any
 
-from trainmem_audit.pinning.callers import from_machinery, set_on_type
+from trainmem_audit.pinning.callers import from_machinery, note_place, set_on_type
 
 __all__ = ["pin_clock"]
 
@@ -64,7 +64,11 @@ def _replace(name: str, pinned: Callable[..., Any], owner: Any = time) -> None:
 
     @functools.wraps(real)
     def clock(*args: Any) -> Any:
-        return real(*args) if from_machinery(sys._getframe(1)) else pinned(*args)
+        if from_machinery(sys._getframe(1)):
+            return real(*args)
+        if name != "sleep":
+            note_place("clock")
+        return pinned(*args)
 
     setattr(owner, name, clock)
 
@@ -95,24 +99,26 @@ def _pin_sleep(clock: _Clock) -> None:
 
 def _pin_datetime(wall: Callable[[], int]) -> None:
     real_now, real_utcnow = vars(datetime.datetime)["now"], vars(datetime.datetime)["utcnow"]
-    real_today, real_date = datetime.date.today, vars(datetime.date)["today"]
+    real_today = vars(datetime.date)["today"]
 
     def now(cls: Any, tz: Any = None) -> Any:
         if from_machinery(sys._getframe(1)):
             return real_now.__get__(None, cls)(tz)
+        note_place("clock")
         return cls.fromtimestamp(wall() / 1e9, tz)
 
     def utcnow(cls: Any) -> Any:
         if from_machinery(sys._getframe(1)):
             return real_utcnow.__get__(None, cls)()
+        note_place("clock")
         return cls.fromtimestamp(wall() / 1e9, datetime.UTC).replace(tzinfo=None)
 
     def today(cls: Any) -> Any:
         if from_machinery(sys._getframe(1)):
-            return real_date.__get__(None, cls)()
+            return real_today.__get__(None, cls)()
+        note_place("clock")
         return cls.fromtimestamp(wall() / 1e9)
 
-    del real_today
     set_on_type(datetime.datetime, "now", classmethod(now))
     set_on_type(datetime.datetime, "utcnow", classmethod(utcnow))
     set_on_type(datetime.date, "today", classmethod(today))

@@ -19,7 +19,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from trainmem_audit.pinning.callers import from_machinery, set_on_type
+from trainmem_audit.pinning.callers import from_machinery, note_place, set_on_type
 from trainmem_audit.recording.importing import after_import
 
 __all__ = ["pin_entropy"]
@@ -38,6 +38,7 @@ class _Bytes:
         self._forks = 0
 
     def draw(self, size: int) -> bytes:
+        note_place("entropy")
         self._drawn += 1
         return blake3(f"{self._key} {self._drawn}".encode()).digest(length=size) if size else b""
 
@@ -84,7 +85,7 @@ def _pin_seeding(stream: _Bytes) -> None:
     def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
         real(self, stream.number(64) if a is None else a, version)
 
-    random.Random.seed = functools.wraps(real)(seed)  # type: ignore[method-assign]
+    random.Random.seed = functools.wraps(real)(seed)
     random.seed = random._inst.seed  # type: ignore[attr-defined]
 
 
@@ -92,7 +93,10 @@ def _pin_process_id(stream: _Bytes) -> None:
     real_getpid, real_kill = os.getpid, os.kill
 
     def getpid() -> int:
-        return real_getpid() if from_machinery(sys._getframe(1)) else stream.pid
+        if from_machinery(sys._getframe(1)):
+            return real_getpid()
+        note_place("entropy")
+        return stream.pid
 
     def kill(pid: int, sign: int) -> None:
         real_kill(real_getpid() if pid == stream.pid else pid, sign)

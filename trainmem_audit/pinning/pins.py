@@ -5,14 +5,18 @@ Names and environment are for the parent, which imports no torch; the rest happe
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
 import sys
 from collections.abc import Iterable
-from typing import Any, Final, get_args, Literal
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
+from trainmem_audit.pinning.callers import note_place, write_places_to
 from trainmem_audit.recording.importing import after_import
 
-__all__ = ["STREAMS", "Pin", "apply", "environment_of", "start_nonces", "PINS"]
+__all__ = ["PINS", "STREAMS", "Pin", "apply", "can_fix_addresses", "environment_of", "start_nonces"]
 
 Pin = Literal[
     "rng.python",
@@ -27,7 +31,7 @@ Pin = Literal[
     "generator",
     "threads",
     "deterministic",
-    "deterministic.order",
+    "empty",
     "cudnn",
     "precision",
     "memory",
@@ -59,7 +63,7 @@ def environment_of(pins: Iterable[str]) -> dict[str, str]:
             found["PYTHONHASHSEED"] = "0"
         elif pin == "threads":
             found |= dict.fromkeys((*_ONE_THREAD, "NUMBA_NUM_THREADS"), "1")
-        elif pin in ("deterministic", "deterministic.order"):
+        elif pin == "deterministic":
             found["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         elif pin == "precision":
             found["NVIDIA_TF32_OVERRIDE"] = "0"
@@ -71,15 +75,19 @@ def start_nonces(pins: Iterable[str]) -> dict[str, str]:
     return {STREAMS[pin]: _NONCE for pin in pins if pin in STREAMS}
 
 
-def apply(pins: Iterable[str], clock_start: int) -> None:
+def apply(pins: Iterable[str], clock_start: int, places: Path | None = None, root: str = "") -> None:
     """Make the pins in this process, before the script runs.
 
     Parameters
     ----------
     clock_start:
         The moment that a pinned clock shows first, in nanoseconds since 1970.
+    places, root:
+        Where to write which lines of the code below `root` ask for what is pinned.
     """
     wanted = set(pins)
+    if places is not None:
+        write_places_to(places, root)
     if "addresses" in wanted:
         _fix_addresses()
     if "turns" in wanted:  # before the clock, which lets its own sleep take time on top
@@ -94,6 +102,12 @@ def apply(pins: Iterable[str], clock_start: int) -> None:
         from trainmem_audit.pinning.entropy import pin_entropy
 
         pin_entropy(_NONCE)
+    if "empty" in wanted:
+        from trainmem_audit.pinning.empty import pin_numpy_empty
+
+        after_import("numpy", pin_numpy_empty)
+    if "rng.numpy.entropy" in wanted:  # its start is the recorder's; here is only noted who asks
+        after_import("numpy.random", _note_unseeded)
     after_import("torch", lambda: _apply_settings(wanted))
 
 
@@ -102,8 +116,8 @@ def _apply_settings(pins: set[str]) -> None:
 
     actions: dict[str, Any] = {
         "threads": settings.pin_threads,
-        "deterministic": lambda: settings.pin_determinism(fill=True),
-        "deterministic.order": lambda: settings.pin_determinism(fill=False),
+        "deterministic": settings.pin_determinism,
+        "empty": settings.pin_empty,
         "precision": settings.pin_precision,
         "cudnn": settings.pin_cudnn,
         "memory": settings.pin_memory_format,
@@ -114,6 +128,27 @@ def _apply_settings(pins: set[str]) -> None:
     for name, action in actions.items():
         if name in pins:
             action()
+
+
+def _note_unseeded() -> None:
+    numpy_random: Any = sys.modules["numpy.random"]
+    real = numpy_random.default_rng
+
+    @functools.wraps(real)
+    def default_rng(seed: Any = None) -> Any:
+        if seed is None:
+            note_place("rng.numpy.entropy")
+        return real(seed)
+
+    numpy_random.default_rng = default_rng
+
+
+def can_fix_addresses() -> bool:
+    """Tell whether this system lets a process switch address randomisation off (containers often do not)."""
+    if sys.platform != "linux":
+        return False
+    ask = "import ctypes; f = ctypes.CDLL(None).personality; raise SystemExit(f(f(0xffffffff) | 0x40000) == -1)"
+    return subprocess.run([sys.executable, "-I", "-c", ask], check=False, capture_output=True).returncode == 0
 
 
 def _fix_addresses() -> None:

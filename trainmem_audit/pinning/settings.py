@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from trainmem_audit.pinning.callers import note_place
+
 __all__ = [
-    "pin_cudnn",
     "pin_cuda_seed",
+    "pin_cudnn",
     "pin_determinism",
+    "pin_empty",
     "pin_generators",
     "pin_memory_format",
     "pin_precision",
@@ -25,13 +28,13 @@ __all__ = [
 ]
 
 
-def _ignore(owner: Any, name: str) -> None:
+def _ignore(owner: Any, name: str, pin: str) -> None:
     """Replace a setter by one that does nothing."""
     real = getattr(owner, name)
 
     @functools.wraps(real)
     def ignored(*args: Any, **kwargs: Any) -> None:
-        return None
+        note_place(pin)
 
     setattr(owner, name, ignored)
 
@@ -40,17 +43,37 @@ def pin_threads() -> None:
     """Compute on one thread."""
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    _ignore(torch, "set_num_threads")
-    _ignore(torch, "set_num_interop_threads")
+    _ignore(torch, "set_num_threads", "threads")
+    _ignore(torch, "set_num_interop_threads", "threads")
 
 
-def pin_determinism(fill: bool) -> None:
-    """Use deterministic algorithms, warning where there is none; `fill`: also fill memory that is not initialised."""
+def pin_determinism() -> None:
+    """Use deterministic algorithms, warning where there is none. Memory that is not initialised stays so."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-    _ignore(torch, "use_deterministic_algorithms")
-    _ignore(torch, "set_deterministic_debug_mode")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _ignore(torch, "use_deterministic_algorithms", "deterministic")
+    _ignore(torch, "set_deterministic_debug_mode", "deterministic")
+
+
+def pin_empty() -> None:
+    """Fill the memory of tensors that are made without values."""
+
+    def wrap(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        @functools.wraps(real)
+        def filled(*args: Any, **kwargs: Any) -> Any:
+            made = real(*args, **kwargs)
+            note_place("empty")
+            with torch.no_grad():
+                return made.zero_()
+
+        setattr(owner, name, filled)
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        wrap(torch, name)
+    wrap(torch.Tensor, "new_empty")
 
 
 def pin_precision() -> None:
@@ -58,7 +81,7 @@ def pin_precision() -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    _ignore(torch, "set_float32_matmul_precision")
+    _ignore(torch, "set_float32_matmul_precision", "precision")
     _freeze(torch.backends.cuda.matmul.__class__, "allow_tf32", False)
     _freeze(type(torch.backends.cudnn), "allow_tf32", False)
 
@@ -73,11 +96,11 @@ def pin_cudnn() -> None:
 
 def _freeze(owner: type, name: str, value: Any) -> None:
     """Make a setting that is an attribute keep its value."""
-    setting = vars(owner).get(name)
+    setting: Any = vars(owner).get(name)
     if hasattr(setting, "setter") and not isinstance(setting, property):  # torch's own kind of property
         setting.setter = lambda _: None
     elif "__setattr__" in vars(owner):
-        real = owner.__setattr__
+        real: Any = owner.__setattr__
 
         def set_other(self: Any, attribute: str, given: Any) -> None:
             real(self, attribute, value if attribute == name else given)
@@ -95,6 +118,7 @@ def pin_memory_format() -> None:
         @functools.wraps(real)
         def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("memory_format") in channels_last:
+                note_place("memory")
                 del kwargs["memory_format"]
             return real(self, *args, **kwargs)
 
@@ -127,6 +151,7 @@ def _pin_loader(fixed: dict[str, Any], generator: bool = False) -> None:
             given.update(fixed)
         elif given.get("generator") is None:
             given["generator"] = torch.Generator().manual_seed(0)
+        note_place("generator" if generator else "workers")
         rest = {name: value for name, value in given.items() if name != "self"}
         real(self, **rest)
 

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import Any
 
+from trainmem_audit.pinning.callers import note_place
 from trainmem_audit.recording.importing import after_import
 
 __all__ = ["pin_turns"]
@@ -164,6 +165,7 @@ def _pin_threads(turns: _Turns) -> None:
         if turns.mine() is None or _runs_freely(self):
             turns.started(self, start)
             return
+        note_place("turns")
         ticket = self._trainmem_ticket = turns.join_row()
         self.run = functools.partial(turns.run, ticket, self.run)
         turns.started(self, start)
@@ -204,10 +206,13 @@ def _pin_sleep(turns: _Turns) -> None:
         turns.give_way()
         real(seconds)
 
-    time.sleep = sleep
+    time.sleep = sleep  # type: ignore[assignment]
 
 
 def _change_after_steps(turns: _Turns) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    register_optimizer_step_post_hook(lambda *_: turns.give_way() and None)
+    def stepped(*_: Any) -> None:
+        turns.give_way()
+
+    register_optimizer_step_post_hook(stepped)

@@ -40,7 +40,7 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
         `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`; for `twice` also `starts` (what single
-        random streams start from) and `pins` ({names, clockStart}).
+        random streams start from) and `pins` ({names, clockStart, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -122,7 +122,7 @@ def _pin(pins: dict[str, Any] | None) -> None:
         from trainmem_audit.pinning.pins import apply
 
         try:
-            apply(pins["names"], pins["clockStart"])
+            apply(pins["names"], pins["clockStart"], Path(pins["places"]), pins["root"])
         except OSError as error:
             raise RecordingError(error.strerror or str(error)) from None
 

@@ -1,0 +1,275 @@
+"""Which runs to make, and what they prove. Pure: runs are made and compared by a `Runner`.
+
+1. Runs as the user's own would be, until one differs from the first. None does: equal.
+2. Two more, in which the values of the step that differs are written aside.
+3. Factor by factor, the most suspected first: runs with that factor pinned, until one differs. A factor *cures* if none
+   of them does. How many it takes to say so depends on how often the unpinned runs differ: after `_ENOUGH` a race that
+   hides would have shown itself with 95 % probability.
+4. After three factors that do not cure, all are pinned together. If that does not help, no single one will.
+5. If all together cure and none alone, they are let go one by one; those that cannot be are the causes.
+6. A cause that consists of parts is narrowed down to those in the same way.
+7. Last, unpinned runs again: the difference has to come back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trainmem_audit.documents.findings import Difference
+from trainmem_audit.documents.twice import Cause, Experiment, Place, Twice
+from trainmem_audit.pinning.pins import Pin
+from trainmem_audit.twice.factors import Factor, Facts, factor, in_order_of_suspicion
+
+__all__ = ["Attempt", "Runner", "Verdict", "search"]
+
+_LEAST = 3
+_MOST = 10
+_LUCK = 0.05
+_ALONE_FIRST = 3
+
+Pins = frozenset[Pin]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run. `failed` says why it is of no use; `stopped` why it ended before its time, with steps that count."""
+
+    number: int
+    steps: int = 0
+    failed: str = ""
+    stopped: str = ""
+    dumped: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A comparison of two runs: the first difference of what is trained, and streams that differ without effect."""
+
+    steps: int
+    difference: Difference | None = None
+    idle: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """Makes runs and compares them."""
+
+    def run(self, pins: Pins, dump: int | None = None) -> Attempt:
+        """Run the script from a fresh copy, with `pins`; write the state of step `dump` aside."""
+
+    def compare(self, a: Attempt, b: Attempt) -> Verdict:
+        """Compare two runs that have not failed."""
+
+    def measure(self, difference: Difference, a: Attempt, b: Attempt) -> Difference:
+        """Return `difference` with the sizes of what differs, if the state of its step was written aside."""
+
+    def facts(self) -> Facts:
+        """Return what the runs so far tell about which factors can matter."""
+
+    def places(self, pins: Pins) -> tuple[Place, ...]:
+        """Return the lines of the script that asked for what `pins` hold still."""
+
+
+@dataclass
+class _Search:
+    runner: Runner
+    say: Callable[[Experiment], None]
+    enough: int = _LEAST
+    experiments: list[Experiment] = field(default_factory=list)
+
+    def note(self, experiment: Experiment) -> Experiment:
+        self.experiments.append(experiment)
+        self.say(experiment)
+        return experiment
+
+    def able(self, factors: Sequence[Factor]) -> list[Factor]:
+        """Return those factors whose pin did not break the script."""
+        broken = {name for item in self.experiments if item.outcome == "failed" for name in item.factors}
+        return [item for item in factors if item.name not in broken]
+
+    def cures(self, factors: Sequence[Factor], label: tuple[str, ...] = ()) -> bool:
+        """Make the experiment that pins `factors`, and tell whether all runs were equal."""
+        names = label or tuple(item.name for item in factors)
+        pins = frozenset(pin for item in factors for pin in item.pins)
+        first = self.runner.run(pins)
+        for count in range(1, self.enough):
+            if first.failed:
+                break
+            other = self.runner.run(pins)
+            if other.failed:
+                first = other
+                break
+            verdict = self.runner.compare(first, other)
+            if verdict.difference is not None:
+                self.note(_differs(names, count + 1, verdict.difference))
+                return False
+        if first.failed:
+            self.note(Experiment(factors=names, outcome="failed", detail=first.failed))
+            return False
+        self.note(Experiment(factors=names, outcome="equal", runs=self.enough))
+        return True
+
+
+def search(runner: Runner, command: str, runs: int = 2, say: Callable[[Experiment], None] = lambda _: None) -> Twice:
+    """Run the script until two runs differ, or `runs` times; then find the cause.
+
+    Parameters
+    ----------
+    runs:
+        How many unpinned runs must be equal to call it equal; at least 2.
+    say:
+        Told each experiment when it is done.
+    """
+    attempts = [runner.run(frozenset())]
+    verdict = Verdict(0)
+    idle: set[str] = set()
+    differs = None
+    while not attempts[-1].failed and len(attempts) < runs and differs is None:
+        attempts.append(runner.run(frozenset()))
+        if not attempts[-1].failed:
+            verdict = runner.compare(attempts[0], attempts[-1])
+            idle |= set(verdict.idle)
+            differs = verdict.difference
+    say(_baseline(attempts, differs))
+    reason = next((item.failed or item.stopped for item in attempts if item.failed or item.stopped), "")
+    known = Twice(
+        verdict="undecided" if reason else "equal",
+        command=command,
+        runs=len(attempts),
+        steps=verdict.steps,
+        reason=reason,
+        idle=tuple(sorted(idle)),
+        exit_code=3 if reason else 0,
+    )
+    return known if differs is None else _find_cause(_Search(runner, say), attempts, differs, known)
+
+
+def _baseline(attempts: Sequence[Attempt], found: Difference | None) -> Experiment:
+    failed = next((item.failed for item in attempts if item.failed), "")
+    if found is not None:
+        return _differs((), len(attempts), found)
+    return Experiment(factors=(), outcome="failed" if failed else "equal", runs=len(attempts), detail=failed)
+
+
+def _differs(factors: tuple[str, ...], runs: int, found: Difference) -> Experiment:
+    return Experiment(factors=factors, outcome="differs", runs=runs, step=found.step, blame=found.blame)
+
+
+def _find_cause(search: _Search, attempts: list[Attempt], found: Difference, known: Twice) -> Twice:
+    runner = search.runner
+    again = [runner.run(frozenset(), dump=found.step) for _ in range(2)]
+    if not any(item.failed for item in again):
+        fresh = runner.compare(*again).difference
+        if fresh is not None and fresh.step == found.step:
+            found = runner.measure(fresh, *again)
+    usable = [item for item in (*attempts[1:], *again) if not item.failed]
+    different = sum(runner.compare(attempts[0], item).difference is not None for item in usable)
+    search.enough = _runs_needed(different / len(usable))
+    facts = runner.facts()
+    candidates = []
+    for item in in_order_of_suspicion(found):
+        if why := item.idle(facts):
+            search.note(Experiment(factors=(item.name,), outcome="skipped", detail=why))
+        else:
+            candidates.append(item)
+    causes = _causes(search, candidates)
+    proven, evidence = (False, "") if not causes else _comes_back(search, attempts[0], causes)
+    shown = tuple(_cause(search, item, facts) for item in causes)
+    return known.model_copy(
+        update={
+            "verdict": "differs",
+            "exit_code": 1,
+            "reason": "",
+            "difference": found,
+            "experiments": tuple(search.experiments),
+            "causes": shown,
+            "proven": proven,
+            "evidence": evidence,
+        }
+    )
+
+
+def _runs_needed(rate: float) -> int:
+    """Return how many equal runs say, with 95 % confidence, that a difference of this rate is gone."""
+    if rate >= 1:
+        return _LEAST
+    return min(_MOST, max(_LEAST, 1 + math.ceil(math.log(_LUCK) / math.log(1 - max(rate, 0.01)))))
+
+
+def _causes(search: _Search, candidates: Sequence[Factor]) -> list[Factor]:
+    """Return the factors that together cure, and none of which can be let go; none if nothing cures."""
+    together: bool | None = None
+    for number, item in enumerate(candidates):
+        if number == _ALONE_FIRST:
+            able = search.able(candidates)
+            together = search.cures(able, ("all together",))
+            if not together and search.experiments[-1].outcome == "differs":
+                return []
+        if search.cures([item]):
+            return _narrowed(search, item, [])
+    able = search.able(candidates)
+    if not together and not search.cures(able, ("all together",)):
+        return []
+    needed = _without_idle(search, able, [])
+    result: list[Factor] = []
+    for item in needed:
+        others = [other for other in needed if other is not item]
+        result += _narrowed(search, item, others)
+    return result
+
+
+def _without_idle(search: _Search, factors: Sequence[Factor], context: Sequence[Factor]) -> list[Factor]:
+    """Let factors go one by one; return those that cannot be. All of them together, with `context`, cure."""
+    needed = list(factors)
+    for item in reversed(factors):
+        rest = [other for other in needed if other is not item]
+        if (rest or context) and search.cures([*rest, *context]):
+            needed = rest
+    return needed
+
+
+def _narrowed(search: _Search, item: Factor, context: Sequence[Factor]) -> list[Factor]:
+    """Return the parts of a factor that are needed, given that it cures together with `context`."""
+    if not item.parts:
+        return [item]
+    for part in item.parts:
+        if search.cures([part, *context]):
+            return [part]
+    return _without_idle(search, item.parts, context)
+
+
+def _comes_back(search: _Search, first: Attempt, causes: Sequence[Factor]) -> tuple[bool, str]:
+    """Run unpinned again until the difference is back; return whether it came, and what was seen in words."""
+    names = " and ".join(item.name for item in causes)
+    for count in range(1, search.enough + 1):
+        attempt = search.runner.run(frozenset())
+        if not attempt.failed and search.runner.compare(first, attempt).difference is not None:
+            back = "the next run without it differs again" if count == 1 else f"without it, run {count} differs again"
+            return True, f"with {names} pinned, {search.enough} of {search.enough} runs are equal; {back}"
+    return False, (
+        f"with {names} pinned, {search.enough} of {search.enough} runs are equal; but without it {search.enough} runs "
+        "were equal too, so this may be luck (more runs: --runs)"
+    )
+
+
+def _cause(search: _Search, item: Factor, facts: Facts) -> Cause:
+    remedies = list(item.remedies(facts))
+    for name in item.rivals:
+        rival = factor(name)
+        if not rival.idle(facts) and search.cures([rival]):
+            remedies += [
+                remedy.model_copy(update={"note": f"cures too, and keeps the threads; {remedy.note}"})
+                for remedy in rival.remedies(facts)
+            ]
+    return Cause(
+        factor=item.name,
+        explanation=item.explanation,
+        remedies=tuple(remedies),
+        places=_distinct(search.runner.places(item.pins)),
+    )
+
+
+def _distinct(places: Iterable[Place]) -> tuple[Place, ...]:
+    return tuple(dict.fromkeys(places))
