@@ -19,6 +19,7 @@ __all__ = ["from_machinery", "note_place", "set_on_type", "write_places_to"]
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _STDLIB = sysconfig.get_path("stdlib")
+_NAMING = (f"{_STDLIB}/multiprocessing/", f"{_STDLIB}/tempfile.py")
 
 
 def from_machinery(frame: FrameType) -> bool:
@@ -35,7 +36,7 @@ def _is_machinery(filename: str) -> bool:
     return filename.startswith((_STDLIB, _PACKAGE))
 
 
-_seen: set[tuple[str, str, int]] = set()
+_seen: set[tuple[str, int, str]] = set()
 _places: tuple[Path, str] | None = None
 
 
@@ -46,20 +47,20 @@ def write_places_to(path: Path, root: str) -> None:
 
 
 def note_place(pin: str) -> None:
-    """Note the line of the script's own code that is being run, once: `PIN LINE FILE`."""
+    """Note the line of the script's own code that is being run, once: `PIN LINE FILE`; `PIN 0 -` if there is none."""
     if _places is None:
         return
     path, root = _places
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and not frame.f_code.co_filename.startswith(root):
+        if frame.f_code.co_filename.startswith(_NAMING):
+            return  # names of semaphores and temporary files: nothing is trained by them
         frame = frame.f_back
-    if frame is None:
-        return
-    place = (pin, frame.f_code.co_filename, frame.f_lineno)
+    place = (pin, 0, "-") if frame is None else (pin, frame.f_lineno, frame.f_code.co_filename[len(root) :])
     if place not in _seen:
         _seen.add(place)
         with path.open("a", encoding="utf-8") as file:  # in a worker process too
-            file.write(f"{pin} {frame.f_lineno} {frame.f_code.co_filename[len(root) :]}\n")
+            file.write(f"{place[0]} {place[1]} {place[2]}\n")
 
 
 def set_on_type(owner: type, name: str, value: Any) -> None:

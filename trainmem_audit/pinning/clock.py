@@ -13,6 +13,7 @@ import threading
 import time
 import timeit
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from trainmem_audit.pinning.callers import from_machinery, note_place, set_on_type
@@ -34,8 +35,11 @@ class _Clock(threading.local):
         return self.elapsed
 
 
-def pin_clock(start: int) -> None:
-    """Replace the clocks of `time` and `datetime`; `start` is the moment that they show first, in ns since 1970."""
+def pin_clock(start: int, watch: bool = False) -> None:
+    """Replace the clocks of `time` and `datetime`; `start` is the moment that they show first, in ns since 1970.
+
+    With `watch` they stay what they are, and only who looks at them is noted.
+    """
     clock = _Clock()
 
     def wall() -> int:
@@ -47,18 +51,22 @@ def pin_clock(start: int) -> None:
     sources: dict[str, Callable[[], int]] = {"time": wall, "monotonic": uptime, "perf_counter": uptime}
     sources |= {"process_time": clock.look, "thread_time": clock.look}
     for name, source in sources.items():
-        _replace(name, lambda source=source: source() / 1e9)
-        _replace(f"{name}_ns", source)
-    _replace("clock_gettime", lambda kind: (wall if kind == time.CLOCK_REALTIME else uptime)() / 1e9)
-    _replace("clock_gettime_ns", lambda kind: (wall if kind == time.CLOCK_REALTIME else uptime)())
-    _pin_calendar(wall)
-    _pin_sleep(clock)
+        _replace(name, None if watch else lambda source=source: source() / 1e9)
+        _replace(f"{name}_ns", None if watch else source)
+    gettime = {"clock_gettime": 1e9, "clock_gettime_ns": 1}
+    for name, unit in gettime.items():
+        _replace(
+            name, None if watch else lambda kind, unit=unit: (wall if kind == time.CLOCK_REALTIME else uptime)() / unit
+        )
+    _pin_calendar(None if watch else wall)
+    if not watch:
+        _pin_sleep(clock)
     timeit.default_timer = time.perf_counter
-    _pin_datetime(wall)
+    _pin_datetime(None if watch else wall)
 
 
-def _replace(name: str, pinned: Callable[..., Any], owner: Any = time) -> None:
-    real = getattr(owner, name, None)
+def _replace(name: str, pinned: Callable[..., Any] | None) -> None:
+    real = getattr(time, name, None)
     if real is None:
         return
 
@@ -68,17 +76,17 @@ def _replace(name: str, pinned: Callable[..., Any], owner: Any = time) -> None:
             return real(*args)
         if name != "sleep":
             note_place("clock")
-        return pinned(*args)
+        return real(*args) if pinned is None else pinned(*args)
 
-    setattr(owner, name, clock)
+    setattr(time, name, clock)
 
 
-def _pin_calendar(wall: Callable[[], int]) -> None:
+def _pin_calendar(wall: Callable[[], int] | None) -> None:
     """`localtime`, `gmtime` and `ctime` take the current time unless given one; so do `asctime` and `strftime`."""
     local, utc, text, plain, formatted = time.localtime, time.gmtime, time.ctime, time.asctime, time.strftime
 
-    def now(seconds: float | None) -> float:
-        return wall() / 1e9 if seconds is None else seconds
+    def now(seconds: float | None) -> float | None:
+        return wall() / 1e9 if seconds is None and wall is not None else seconds
 
     _replace("localtime", lambda seconds=None: local(now(seconds)))
     _replace("gmtime", lambda seconds=None: utc(now(seconds)))
@@ -97,27 +105,27 @@ def _pin_sleep(clock: _Clock) -> None:
     _replace("sleep", pinned)
 
 
-def _pin_datetime(wall: Callable[[], int]) -> None:
+def _pin_datetime(clock: Callable[[], int] | None) -> None:
+    wall = clock or time.time_ns
     real_now, real_utcnow = vars(datetime.datetime)["now"], vars(datetime.datetime)["utcnow"]
     real_today = vars(datetime.date)["today"]
 
-    def now(cls: Any, tz: Any = None) -> Any:
-        if from_machinery(sys._getframe(1)):
-            return real_now.__get__(None, cls)(tz)
+    def seen(frame: FrameType) -> bool:
+        if from_machinery(frame):
+            return False
         note_place("clock")
-        return cls.fromtimestamp(wall() / 1e9, tz)
+        return clock is not None
+
+    def now(cls: Any, tz: Any = None) -> Any:
+        return cls.fromtimestamp(wall() / 1e9, tz) if seen(sys._getframe(1)) else real_now.__get__(None, cls)(tz)
 
     def utcnow(cls: Any) -> Any:
-        if from_machinery(sys._getframe(1)):
-            return real_utcnow.__get__(None, cls)()
-        note_place("clock")
-        return cls.fromtimestamp(wall() / 1e9, datetime.UTC).replace(tzinfo=None)
+        if seen(sys._getframe(1)):
+            return cls.fromtimestamp(wall() / 1e9, datetime.UTC).replace(tzinfo=None)
+        return real_utcnow.__get__(None, cls)()
 
     def today(cls: Any) -> Any:
-        if from_machinery(sys._getframe(1)):
-            return real_today.__get__(None, cls)()
-        note_place("clock")
-        return cls.fromtimestamp(wall() / 1e9)
+        return cls.fromtimestamp(wall() / 1e9) if seen(sys._getframe(1)) else real_today.__get__(None, cls)()
 
     set_on_type(datetime.datetime, "now", classmethod(now))
     set_on_type(datetime.datetime, "utcnow", classmethod(utcnow))

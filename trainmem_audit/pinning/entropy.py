@@ -26,19 +26,24 @@ __all__ = ["pin_entropy"]
 
 _FIRST_PID = 2**23
 """Beyond the largest process id that Linux gives (2^22)."""
+_REAL_PID = os.getpid
 
 
 class _Bytes:
     """The stream of this process; `forked` starts that of a child."""
 
-    def __init__(self, key: str) -> None:
-        self.pid = _FIRST_PID
+    def __init__(self, key: str, watch: bool) -> None:
+        self.pid = os.getpid() if watch else _FIRST_PID
+        self._watch = watch
+        self._urandom = os.urandom
         self._key = key
         self._drawn = 0
         self._forks = 0
 
     def draw(self, size: int) -> bytes:
         note_place("entropy")
+        if self._watch:
+            return self._urandom(size)
         self._drawn += 1
         return blake3(f"{self._key} {self._drawn}".encode()).digest(length=size) if size else b""
 
@@ -50,13 +55,13 @@ class _Bytes:
 
     def forked(self) -> None:
         self._key = f"{self._key}/{self._forks}"
-        self.pid += self._forks
+        self.pid = _REAL_PID() if self._watch else self.pid + self._forks
         self._drawn = self._forks = 0
 
 
-def pin_entropy(key: str) -> None:
-    """Replace the entropy of the operating system by the stream of `key`."""
-    stream = _Bytes(key)
+def pin_entropy(key: str, watch: bool = False) -> None:
+    """Replace the entropy of the operating system by the stream of `key`; with `watch`, only note who asks for it."""
+    stream = _Bytes(key, watch)
     os.register_at_fork(before=stream.about_to_fork, after_in_child=stream.forked)
     _pin_bytes(stream)
     _pin_seeding(stream)
@@ -85,21 +90,21 @@ def _pin_seeding(stream: _Bytes) -> None:
     def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
         real(self, stream.number(64) if a is None else a, version)
 
-    random.Random.seed = functools.wraps(real)(seed)
-    random.seed = random._inst.seed  # type: ignore[attr-defined]
+    random.Random.seed = functools.wraps(real)(seed)  # type: ignore[method-assign]
+    random.seed = random._inst.seed
 
 
 def _pin_process_id(stream: _Bytes) -> None:
-    real_getpid, real_kill = os.getpid, os.kill
+    real_kill = os.kill
 
     def getpid() -> int:
         if from_machinery(sys._getframe(1)):
-            return real_getpid()
+            return _REAL_PID()
         note_place("entropy")
         return stream.pid
 
     def kill(pid: int, sign: int) -> None:
-        real_kill(real_getpid() if pid == stream.pid else pid, sign)
+        real_kill(_REAL_PID() if pid == stream.pid else pid, sign)
 
     os.getpid, os.kill = getpid, kill
 

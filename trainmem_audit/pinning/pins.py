@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 from trainmem_audit.pinning.callers import note_place, write_places_to
 from trainmem_audit.recording.importing import after_import
 
-__all__ = ["PINS", "STREAMS", "Pin", "apply", "can_fix_addresses", "environment_of", "start_nonces"]
+__all__ = ["PINS", "STREAMS", "WATCHED", "Pin", "apply", "can_fix_addresses", "environment_of", "start_nonces", "watch"]
 
 Pin = Literal[
     "rng.python",
@@ -47,6 +47,9 @@ STREAMS: Final[dict[str, str]] = {
 }
 """The pins of start states, and which stream of the recording each starts."""
 
+WATCHED: Final[frozenset[Pin]] = frozenset({"clock", "entropy", "turns", "empty"})
+"""The pins that change nothing unless the script, or a package that it uses, asks for what they hold still."""
+
 _NONCE: Final = "7472616e6d656d2074776963652e0000"
 """What pinned streams start from: the same for ever, so that an experiment can be repeated."""
 _SEED: Final = 20_260_121
@@ -75,7 +78,28 @@ def start_nonces(pins: Iterable[str]) -> dict[str, str]:
     return {STREAMS[pin]: _NONCE for pin in pins if pin in STREAMS}
 
 
-def apply(pins: Iterable[str], clock_start: int, places: Path | None = None, root: str = "") -> None:
+def watch(places: Path, root: str) -> None:
+    """Pin nothing; write which lines of the code below `root` ask for what the pins in `WATCHED` hold still."""
+    from trainmem_audit.pinning.clock import pin_clock
+    from trainmem_audit.pinning.empty import pin_numpy_empty
+    from trainmem_audit.pinning.entropy import pin_entropy
+    from trainmem_audit.pinning.turns import watch_threads
+
+    write_places_to(places, root)
+    watch_threads()
+    pin_clock(0, watch=True)
+    pin_entropy("", watch=True)
+    after_import("numpy", lambda: pin_numpy_empty(watch=True))
+    after_import("torch", _watch_torch)
+
+
+def _watch_torch() -> None:
+    from trainmem_audit.pinning.settings import pin_empty
+
+    pin_empty(watch=True)
+
+
+def apply(pins: Iterable[str], clock_start: int, places: Path, root: str) -> None:
     """Make the pins in this process, before the script runs.
 
     Parameters
@@ -86,8 +110,7 @@ def apply(pins: Iterable[str], clock_start: int, places: Path | None = None, roo
         Where to write which lines of the code below `root` ask for what is pinned.
     """
     wanted = set(pins)
-    if places is not None:
-        write_places_to(places, root)
+    write_places_to(places, root)
     if "addresses" in wanted:
         _fix_addresses()
     if "turns" in wanted:  # before the clock, which lets its own sleep take time on top

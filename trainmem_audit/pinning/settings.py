@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from trainmem_audit.pinning.callers import note_place
+from trainmem_audit.pinning.callers import from_machinery, note_place
 
 __all__ = [
     "pin_cuda_seed",
@@ -56,8 +57,8 @@ def pin_determinism() -> None:
     _ignore(torch, "set_deterministic_debug_mode", "deterministic")
 
 
-def pin_empty() -> None:
-    """Fill the memory of tensors that are made without values."""
+def pin_empty(watch: bool = False) -> None:
+    """Fill the memory of tensors that are made without values; with `watch`, only note who makes them."""
 
     def wrap(owner: Any, name: str) -> None:
         real = getattr(owner, name)
@@ -65,7 +66,11 @@ def pin_empty() -> None:
         @functools.wraps(real)
         def filled(*args: Any, **kwargs: Any) -> Any:
             made = real(*args, **kwargs)
+            if from_machinery(sys._getframe(1)):
+                return made  # layers, which fill it next
             note_place("empty")
+            if watch:
+                return made
             with torch.no_grad():
                 return made.zero_()
 

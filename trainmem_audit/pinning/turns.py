@@ -19,7 +19,7 @@ from typing import Any
 from trainmem_audit.pinning.callers import note_place
 from trainmem_audit.recording.importing import after_import
 
-__all__ = ["pin_turns"]
+__all__ = ["pin_turns", "watch_threads"]
 
 _PATIENCE = 30.0
 _NAP = 0.0005
@@ -143,6 +143,18 @@ class _Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def watch_threads() -> None:
+    """Only note where the script starts threads."""
+    start = threading.Thread.start
+
+    def started(self: Any) -> None:
+        if not _runs_freely(self):
+            note_place("turns")
+        start(self)
+
+    threading.Thread.start = functools.wraps(start)(started)  # type: ignore[method-assign]
 
 
 def pin_turns() -> None:

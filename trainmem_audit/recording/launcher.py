@@ -40,7 +40,7 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
         `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`; for `twice` also `starts` (what single
-        random streams start from) and `pins` ({names, clockStart, places, root}).
+        random streams start from) and `pins` ({names, clockStart, watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -119,10 +119,14 @@ def _finish(
 
 def _pin(pins: dict[str, Any] | None) -> None:
     if pins is not None:
-        from trainmem_audit.pinning.pins import apply
+        from trainmem_audit.pinning.pins import apply, watch
 
+        places, root = Path(pins["places"]), pins["root"]
         try:
-            apply(pins["names"], pins["clockStart"], Path(pins["places"]), pins["root"])
+            if pins["watch"]:
+                watch(places, root)
+            else:
+                apply(pins["names"], pins["clockStart"], places, root)
         except OSError as error:
             raise RecordingError(error.strerror or str(error)) from None
 

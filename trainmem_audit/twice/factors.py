@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from trainmem_audit.divergence import GRADIENT_PATH
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.twice import Remedy
-from trainmem_audit.pinning.pins import Pin
+from trainmem_audit.pinning.pins import WATCHED, Pin
 
 __all__ = ["FACTORS", "Factor", "Facts", "factor", "in_order_of_suspicion"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the first runs tell about which factors can matter."""
+    """What the first runs tell about which factors can matter; `asked` are pins that would have an effect."""
 
     loaders: bool = True
     workers: int = 0
@@ -27,6 +27,7 @@ class Facts:
     channels_last: bool = False
     hash_fixed: bool = False
     addresses: bool = True
+    asked: frozenset[str] = WATCHED
 
 
 def _always(facts: Facts) -> str:
@@ -137,6 +138,7 @@ FACTORS: tuple[Factor, ...] = (
         frozenset({"clock"}),
         "What is trained depends on the clock: a seed from the time, a schedule or a stop by elapsed time.",
         _lines("seed = 0  # not the time", note="count steps, not seconds, wherever training depends on it"),
+        idle=lambda facts: "" if "clock" in facts.asked else "the script does not look at a clock",
     ),
     Factor(
         "entropy and process id",
@@ -144,6 +146,7 @@ FACTORS: tuple[Factor, ...] = (
         "A seed or a value comes from the operating system: os.urandom, secrets, uuid, the process id, or a generator "
         "seeded without a number (random.seed(), random.Random(), torch.seed()).",
         _lines("seed = 0  # a number that is written down", note="instead of what the lines above take"),
+        idle=lambda facts: "" if "entropy" in facts.asked else "the script does not ask for any",
     ),
     Factor(
         "order of the script's threads",
@@ -157,6 +160,7 @@ FACTORS: tuple[Factor, ...] = (
                 note="one per thread, where threads draw random numbers",
             ),
         ),
+        idle=lambda facts: "" if "turns" in facts.asked else "the script starts no threads",
     ),
     Factor(
         "number of threads",
@@ -185,6 +189,7 @@ FACTORS: tuple[Factor, ...] = (
         frozenset({"empty"}),
         "Memory is used that nothing was written to (`torch.empty`, `np.empty`): it holds whatever was there before.",
         _lines("torch.zeros(...)  # instead of torch.empty(...)"),
+        idle=lambda facts: "" if "empty" in facts.asked else "the script makes no such arrays",
     ),
     Factor(
         "loader workers",

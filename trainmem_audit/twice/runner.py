@@ -21,7 +21,7 @@ from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.steplog import Command, Line, Step
 from trainmem_audit.documents.twice import Place
 from trainmem_audit.errors import FormatError, ReplayError, UsageError
-from trainmem_audit.pinning.pins import PINS, can_fix_addresses, environment_of, start_nonces
+from trainmem_audit.pinning.pins import PINS, WATCHED, can_fix_addresses, environment_of, start_nonces
 from trainmem_audit.privacy import redact_argv
 from trainmem_audit.recording.process import LaunchedRun
 from trainmem_audit.replaying.sizes import Dump, with_sizes
@@ -81,6 +81,7 @@ class ScriptRunner:
         self._summaries: dict[int, LogSummary] = {}
         self._runs = 0
         self._places: dict[str, list[Place]] = {}
+        self._watched = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -93,7 +94,7 @@ class ScriptRunner:
         folder = self._folder(number)
         folder.mkdir(parents=True)
         tree = self._trees.fresh()
-        order = self._order(folder, tree, pins)
+        order = self._order(folder, tree, pins, watch=dump is not None)
         if dump is not None:
             order["dump"] = [dump, str(folder / "dump")]
         try:
@@ -110,7 +111,9 @@ class ScriptRunner:
         except ReplayError as error:
             stopped = f"{error.message}; {error.remedy}"
         self._note_places(folder / "places", tree)
-        return self._attempt(number, stopped, dump)
+        attempt = self._attempt(number, stopped, dump)
+        self._watched |= dump is not None and not attempt.failed
+        return attempt
 
     def compare(self, a: Attempt, b: Attempt) -> Verdict:
         """Compare two runs, for as many steps as were asked for."""
@@ -139,6 +142,7 @@ class ScriptRunner:
             cuda=any("cudaDevice" in profile for profile in profiles),
             channels_last=any(self._mentions("channels_last", log) for log in logs),
             hash_fixed=os.environ.get("PYTHONHASHSEED", "random") not in ("random", ""),
+            asked=frozenset(self._places) if self._watched else WATCHED,
             addresses=can_fix_addresses(),
         )
 
@@ -151,7 +155,7 @@ class ScriptRunner:
     def _folder(self, number: int) -> Path:
         return self._root / "runs" / f"{number:03}"
 
-    def _order(self, folder: Path, tree: Path, pins: Pins) -> dict[str, Any]:
+    def _order(self, folder: Path, tree: Path, pins: Pins, watch: bool) -> dict[str, Any]:
         plan = self._plan
         (folder / "record").mkdir()
         seed = os.environ.get("PYTHONHASHSEED", "")
@@ -178,6 +182,7 @@ class ScriptRunner:
             "pins": {
                 "names": sorted(pins),
                 "clockStart": self._clock,
+                "watch": watch,
                 "places": str(folder / "places"),
                 "root": str(tree),
             },
@@ -238,8 +243,10 @@ class ScriptRunner:
             return
         for row in path.read_text(encoding="utf-8", errors="replace").splitlines():
             pin, line, name = row.split(" ", 2)
-            place = Place(file=name, line=int(line), text=_line_of(tree / name, int(line)))
             known = self._places.setdefault(pin, [])
+            if line == "0":
+                continue  # not in the script's own code
+            place = Place(file=name, line=int(line), text=_line_of(tree / name, int(line)))
             if place not in known:
                 known.append(place)
 

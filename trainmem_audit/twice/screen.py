@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.twice import Cause, Experiment, Twice
 from trainmem_audit.screen import difference_lines
 from trainmem_audit.text import safe_text
@@ -32,12 +33,18 @@ def _lines(found: Twice) -> Iterator[str]:
     assert found.difference is not None
     yield f"differs: {found.steps} steps are equal"
     yield ""
-    yield from difference_lines(found.difference)
+    yield from _difference(found.difference)
     yield ""
     yield "experiments, each with one thing held still and all others free:"
     yield from (f"  {experiment_line(item)}" for item in found.experiments)
     yield ""
     yield from _causes(found)
+
+
+def _difference(found: Difference) -> Iterator[str]:
+    """Yield the difference, with one tensor for each component (JSON has them all)."""
+    short = tuple(item.model_copy(update={"tensors": item.tensors[:1]}) for item in found.components)
+    yield from difference_lines(found.model_copy(update={"components": short}))
 
 
 def _idle(found: Twice) -> Iterator[str]:

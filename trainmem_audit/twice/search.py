@@ -1,7 +1,8 @@
 """Which runs to make, and what they prove. Pure: runs are made and compared by a `Runner`.
 
 1. Runs as the user's own would be, until one differs from the first. None does: equal.
-2. Two more, in which the values of the step that differs are written aside.
+2. Two more, in which the values of the step that differs are written aside, and who asks for clocks and the like is
+   watched: a pin that nobody would notice needs no experiment.
 3. Factor by factor, the most suspected first: runs with that factor pinned, until one differs. A factor *cures* if none
    of them does. How many it takes to say so depends on how often the unpinned runs differ: after `_ENOUGH` a race that
    hides would have shown itself with 95 % probability.
@@ -57,7 +58,7 @@ class Runner(Protocol):
     """Makes runs and compares them."""
 
     def run(self, pins: Pins, dump: int | None = None) -> Attempt:
-        """Run the script from a fresh copy, with `pins`; write the state of step `dump` aside."""
+        """Run the script from a fresh copy, with `pins`; or watch it, and write the state of step `dump` aside."""
 
     def compare(self, a: Attempt, b: Attempt) -> Verdict:
         """Compare two runs that have not failed."""
