@@ -4,12 +4,12 @@
 2. Two more, in which the values of the step that differs are written aside, and who asks for clocks and the like is
    watched: a pin that nobody would notice needs no experiment.
 3. Factor by factor, the most suspected first: runs with that factor pinned, until one differs. A factor *cures* if none
-   of them does. How many it takes to say so depends on how often the unpinned runs differ: after `_ENOUGH` a race that
-   hides would have shown itself with 95 % probability.
+   of them does. How many it takes to say so depends on how often two unpinned runs are equal (`runs_needed`).
 4. After three factors that do not cure, all are pinned together. If that does not help, no single one will.
 5. If all together cure and none alone, they are let go one by one; those that cannot be are the causes.
 6. A cause that consists of parts is narrowed down to those in the same way.
-7. Last, unpinned runs again: the difference has to come back.
+7. Last, unpinned runs again: two of them have to differ. And pinned ones again, as many as before: of several factors
+   that were tried, one may have seemed to cure by luck.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Protocol
 
 from trainmem_audit.documents.findings import Difference
@@ -24,11 +25,12 @@ from trainmem_audit.documents.twice import Cause, Experiment, Place, Twice
 from trainmem_audit.pinning.pins import Pin
 from trainmem_audit.twice.factors import Factor, Facts, factor, in_order_of_suspicion
 
-__all__ = ["Attempt", "Runner", "Verdict", "search"]
+__all__ = ["Attempt", "Runner", "Verdict", "runs_needed", "search"]
 
 _LEAST = 3
-_MOST = 10
-_LUCK = 0.05
+_MOST = 15
+_LUCK = 0.02
+_PAIRED = 8
 _ALONE_FIRST = 3
 
 Pins = frozenset[Pin]
@@ -78,12 +80,22 @@ class _Search:
     runner: Runner
     say: Callable[[Experiment], None]
     enough: int = _LEAST
+    unpinned: list[Attempt] = field(default_factory=list)
     experiments: list[Experiment] = field(default_factory=list)
+    rows: dict[tuple[str, ...], Pins] = field(default_factory=dict)
+    cured: dict[Pins, list[Attempt]] = field(default_factory=dict)
 
     def note(self, experiment: Experiment) -> Experiment:
         self.experiments.append(experiment)
         self.say(experiment)
         return experiment
+
+    def add_unpinned(self, *attempts: Attempt) -> None:
+        """Learn from unpinned runs how often two are equal, and so how many pinned ones have to be."""
+        self.unpinned += [item for item in attempts if not item.failed]
+        pairs = list(combinations(self.unpinned, 2))
+        equal = sum(self.runner.compare(*pair).difference is None for pair in pairs)
+        self.enough = runs_needed(equal / len(pairs))
 
     def able(self, factors: Sequence[Factor]) -> list[Factor]:
         """Return those factors whose pin did not break the script."""
@@ -93,24 +105,39 @@ class _Search:
     def cures(self, factors: Sequence[Factor], label: tuple[str, ...] = ()) -> bool:
         """Make the experiment that pins `factors`, and tell whether all runs were equal."""
         names = label or tuple(item.name for item in factors)
-        pins = frozenset(pin for item in factors for pin in item.pins)
-        first = self.runner.run(pins)
-        for count in range(1, self.enough):
-            if first.failed:
-                break
-            other = self.runner.run(pins)
-            if other.failed:
-                first = other
-                break
-            verdict = self.runner.compare(first, other)
-            if verdict.difference is not None:
-                self.note(_differs(names, count + 1, verdict.difference))
-                return False
-        if first.failed:
-            self.note(Experiment(factors=names, outcome="failed", detail=first.failed))
-            return False
-        self.note(Experiment(factors=names, outcome="equal", runs=self.enough))
-        return True
+        pins = _together(factors)
+        found = self._until_different(names, pins, [self.runner.run(pins)], self.enough)
+        self.note(found)
+        return found.outcome == "equal"
+
+    def cures_again(self, factors: Sequence[Factor]) -> bool:
+        """Make an experiment that has cured go on for as many runs again; its row then tells of all."""
+        pins = _together(factors)
+        attempts = self.cured[pins]
+        row = next(
+            row for row in reversed(self.experiments) if row.outcome == "equal" and self.rows[row.factors] == pins
+        )
+        found = self._until_different(row.factors, pins, attempts, len(attempts) + max(self.enough, _LEAST))
+        self.experiments[self.experiments.index(row)] = found
+        self.say(found)
+        return found.outcome == "equal"
+
+    def _until_different(self, names: tuple[str, ...], pins: Pins, attempts: list[Attempt], enough: int) -> Experiment:
+        """Run on after `attempts`, which are equal, until a run differs from the first or `enough` are equal."""
+        self.rows[names] = pins
+        while not attempts[-1].failed and len(attempts) < enough:
+            attempts.append(self.runner.run(pins))
+            different = None if attempts[-1].failed else self.runner.compare(attempts[0], attempts[-1]).difference
+            if different is not None:
+                return _differs(names, len(attempts), different)
+        if attempts[-1].failed:
+            return Experiment(factors=names, outcome="failed", detail=attempts[-1].failed)
+        self.cured[pins] = attempts
+        return Experiment(factors=names, outcome="equal", runs=len(attempts))
+
+
+def _together(factors: Sequence[Factor]) -> Pins:
+    return frozenset(pin for item in factors for pin in item.pins)
 
 
 def search(runner: Runner, command: str, runs: int = 2, say: Callable[[Experiment], None] = lambda _: None) -> Twice:
@@ -165,9 +192,7 @@ def _find_cause(search: _Search, attempts: list[Attempt], found: Difference, kno
         fresh = runner.compare(*again).difference
         if fresh is not None and fresh.step == found.step:
             found = runner.measure(fresh, *again)
-    usable = [item for item in (*attempts[1:], *again) if not item.failed]
-    different = sum(runner.compare(attempts[0], item).difference is not None for item in usable)
-    search.enough = _runs_needed(different / len(usable))
+    search.add_unpinned(*attempts[-_PAIRED:], *again)
     facts = runner.facts()
     candidates = []
     for item in in_order_of_suspicion(found):
@@ -175,8 +200,7 @@ def _find_cause(search: _Search, attempts: list[Attempt], found: Difference, kno
             search.note(Experiment(factors=(item.name,), outcome="skipped", detail=why))
         else:
             candidates.append(item)
-    causes = _causes(search, candidates)
-    proven, evidence = (False, "") if not causes else _comes_back(search, attempts[0], causes)
+    causes, back = _proven_causes(search, candidates)
     shown = tuple(_cause(search, item, facts) for item in causes)
     return known.model_copy(
         update={
@@ -186,17 +210,25 @@ def _find_cause(search: _Search, attempts: list[Attempt], found: Difference, kno
             "difference": found,
             "experiments": tuple(search.experiments),
             "causes": shown,
-            "proven": proven,
-            "evidence": evidence,
+            "proven": bool(back),
+            "evidence": _evidence(search, causes, back) if causes else "",
         }
     )
 
 
-def _runs_needed(rate: float) -> int:
-    """Return how many equal runs say, with 95 % confidence, that a difference of this rate is gone."""
-    if rate >= 1:
+def runs_needed(collisions: float) -> int:
+    """Return how many runs must be equal so that luck is out of the question.
+
+    Parameters
+    ----------
+    collisions:
+        How often two unpinned runs are equal: `sum(p**2)` over the probabilities of their outcomes. No outcome is then
+        likelier than its square root, so `n` runs are all equal with at most the probability `collisions ** (n / 2)`.
+    """
+    if collisions <= 0:
         return _LEAST
-    return min(_MOST, max(_LEAST, 1 + math.ceil(math.log(_LUCK) / math.log(1 - max(rate, 0.01)))))
+    likely = min(collisions, 0.9)
+    return min(_MOST, max(_LEAST, math.ceil(2 * math.log(_LUCK) / math.log(likely))))
 
 
 def _causes(search: _Search, candidates: Sequence[Factor]) -> list[Factor]:
@@ -241,18 +273,38 @@ def _narrowed(search: _Search, item: Factor, context: Sequence[Factor]) -> list[
     return _without_idle(search, item.parts, context)
 
 
-def _comes_back(search: _Search, first: Attempt, causes: Sequence[Factor]) -> tuple[bool, str]:
-    """Run unpinned again until the difference is back; return whether it came, and what was seen in words."""
+def _proven_causes(search: _Search, candidates: Sequence[Factor]) -> tuple[list[Factor], int]:
+    """Return the causes, and after how many new unpinned runs these differed again (0: they did not)."""
+    while True:
+        causes = _causes(search, candidates)
+        if not causes:
+            return [], 0
+        back = _comes_back(search)
+        if search.cures_again(causes):
+            return causes, back
+        candidates = [item for item in candidates if not {item, *item.parts} & set(causes)]  # it was luck
+
+
+def _comes_back(search: _Search) -> int:
+    """Run unpinned again until two runs differ; return how many runs that took, or 0."""
+    fresh = [search.runner.run(frozenset())]
+    while len(fresh) < max(search.enough, 2):
+        fresh.append(search.runner.run(frozenset()))
+        if any(item.failed for item in fresh):
+            return 0
+        if search.runner.compare(fresh[0], fresh[-1]).difference is not None:
+            search.add_unpinned(*fresh)
+            return len(fresh)
+    return 0
+
+
+def _evidence(search: _Search, causes: Sequence[Factor], back: int) -> str:
     names = " and ".join(item.name for item in causes)
-    for count in range(1, search.enough + 1):
-        attempt = search.runner.run(frozenset())
-        if not attempt.failed and search.runner.compare(first, attempt).difference is not None:
-            back = "the next run without it differs again" if count == 1 else f"without it, run {count} differs again"
-            return True, f"with {names} pinned, {search.enough} of {search.enough} runs are equal; {back}"
-    return False, (
-        f"with {names} pinned, {search.enough} of {search.enough} runs are equal; but without it {search.enough} runs "
-        "were equal too, so this may be luck (more runs: --runs)"
-    )
+    count = len(search.cured[_together(causes)])
+    equal = f"with {names} pinned, {count} of {count} runs are equal"
+    if back:
+        return f"{equal}; without it, {back} new runs differ again"
+    return f"{equal}; but {search.enough} new runs without it are equal too, so something else has changed meanwhile"
 
 
 def _cause(search: _Search, item: Factor, facts: Facts) -> Cause:
