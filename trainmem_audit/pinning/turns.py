@@ -204,6 +204,8 @@ def _pin_threads(turns: _Turns) -> None:
 def _runs_freely(thread: threading.Thread) -> bool:
     """Tell whether a thread is one of the machinery's own: nothing of the script's happens in it."""
     target = getattr(thread, "_target", None)
+    while isinstance(target, functools.partial):
+        target = target.func
     code = target if target is not None and type(thread).run is threading.Thread.run else type(thread)
     module = (getattr(code, "__module__", None) or "").split(".")
     library = module[0] in sys.stdlib_module_names and module[0] != "concurrent"
