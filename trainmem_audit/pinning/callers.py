@@ -18,8 +18,11 @@ from typing import Any
 __all__ = ["from_machinery", "note_place", "set_on_type", "write_places_to"]
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
+_OWN = str(Path(__file__).resolve().parent)
 _STDLIB = sysconfig.get_path("stdlib")
-_NAMING = (f"{_STDLIB}/multiprocessing/", f"{_STDLIB}/tempfile.py")
+_NOT_TRAINING = ("<frozen importlib", f"{_STDLIB}/multiprocessing/", f"{_STDLIB}/tempfile.py")
+"""Who asks for entropy or the time without anything being trained by it: a package while it is imported (torch brings
+many), names of semaphores and of temporary files; and the recorder."""
 
 
 def from_machinery(frame: FrameType) -> bool:
@@ -52,9 +55,9 @@ def note_place(pin: str) -> None:
         return
     path, root = _places
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and not frame.f_code.co_filename.startswith(root):
-        if frame.f_code.co_filename.startswith(_NAMING):
-            return  # names of semaphores and temporary files: nothing is trained by them
+    while frame is not None and not (name := frame.f_code.co_filename).startswith(root):
+        if name.startswith(_NOT_TRAINING) or (name.startswith(_PACKAGE) and not name.startswith(_OWN)):
+            return
         frame = frame.f_back
     place = (pin, 0, "-") if frame is None else (pin, frame.f_lineno, frame.f_code.co_filename[len(root) :])
     if place not in _seen:

@@ -26,6 +26,7 @@ _POLL = 0.02
 _GRACE = 5.0
 _CHUNK = 2**20
 _TAIL = 4000
+_OURS = "trainmem-audit: "
 
 
 class LaunchedRun:
@@ -138,11 +139,15 @@ class LaunchedRun:
             self._process.wait(_GRACE)
 
     def last_words(self) -> str:
-        """Return the last line that the process printed, and how it ended."""
+        """Return the last line that the process printed (of ours, the whole message), and how it ended."""
         code = self._process.poll()
         with self._output.open("rb") as file:
             file.seek(max(0, self._output.stat().st_size - _TAIL))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        own = [number for number, line in enumerate(lines) if line.startswith(_OURS)]
+        if own:
+            message = " ".join(" ".join(lines[own[-1] :]).removeprefix(_OURS).split())
+            return public_line(message[:300])
         return f"exit code {code}" + (f", last line: {public_line(lines[-1][:300])}" if lines else "")
 
     def _wait(self) -> None:

@@ -200,7 +200,7 @@ class ScriptRunner:
                     running.wait_for(dump)
                 return ""
         if running.exit_code == _UNUSABLE and not (running.run_dir / STEP_FILE).exists():
-            raise UsageError("the script cannot be run", where=self._plan.target, got=running.last_words())
+            raise UsageError("the script cannot be run", got=running.last_words())
         return "" if running.exit_code == 0 else f"the script failed: {running.last_words()}"
 
     def _attempt(self, number: int, stopped: str, dump: int | None) -> Attempt:
@@ -215,7 +215,7 @@ class ScriptRunner:
         self._keep(number)
         steps = log.summary.steps
         if steps == 0:
-            return Attempt(number, failed=stopped or "no step was recorded: no torch optimizer stepped in this process")
+            return Attempt(number, failed=stopped or "the run ended before its first step")
         done = steps >= self._plan.steps or (log.summary.end is not None and not stopped)
         return Attempt(number, steps, stopped="" if done else stopped or "the run ended in mid-step", dumped=dump)
 

@@ -21,7 +21,8 @@ def twice_text(found: Twice) -> str:
 
 
 def _lines(found: Twice) -> Iterator[str]:
-    yield f"{safe_text(found.command)}: {found.runs} runs, each from a fresh copy of the working directory"
+    several = "s" if found.runs > 1 else ""
+    yield f"{safe_text(found.command)}: {found.runs} run{several}, each from a fresh copy of the working directory"
     yield from (f"  note: {safe_text(note)}" for note in found.notes)
     if found.verdict == "undecided":
         yield f"undecided: {safe_text(found.reason)}"

@@ -84,6 +84,7 @@ class _Search:
     experiments: list[Experiment] = field(default_factory=list)
     rows: dict[tuple[str, ...], Pins] = field(default_factory=dict)
     cured: dict[Pins, list[Attempt]] = field(default_factory=dict)
+    made: dict[Pins, bool] = field(default_factory=dict)
 
     def note(self, experiment: Experiment) -> Experiment:
         self.experiments.append(experiment)
@@ -106,9 +107,12 @@ class _Search:
         """Make the experiment that pins `factors`, and tell whether all runs were equal."""
         names = label or tuple(item.name for item in factors)
         pins = _together(factors)
+        if pins in self.made:
+            return self.made[pins]
         found = self._until_different(names, pins, [self.runner.run(pins)], self.enough)
         self.note(found)
-        return found.outcome == "equal"
+        self.made[pins] = found.outcome == "equal"
+        return self.made[pins]
 
     def cures_again(self, factors: Sequence[Factor]) -> bool:
         """Make an experiment that has cured go on for as many runs again; its row then tells of all."""
@@ -258,7 +262,9 @@ def _without_idle(search: _Search, factors: Sequence[Factor], context: Sequence[
     needed = list(factors)
     for item in reversed(factors):
         rest = [other for other in needed if other is not item]
-        if (rest or context) and search.cures([*rest, *context]):
+        gone = [other.name for other in factors if other not in rest]
+        label = (f"all but {', '.join(gone)}",) if len(rest) > 2 and not context else ()
+        if (rest or context) and search.cures([*rest, *context], label):
             needed = rest
     return needed
 
