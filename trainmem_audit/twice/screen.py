@@ -11,7 +11,7 @@ from trainmem_audit.text import safe_text
 
 __all__ = ["experiment_line", "twice_text"]
 
-_WIDTH = 31
+_WIDTH = 33
 _MOST_PLACES = 8
 
 
@@ -32,7 +32,7 @@ def _lines(found: Twice) -> Iterator[str]:
         yield from _idle(found)
         return
     assert found.difference is not None
-    yield f"differs: {found.steps} steps are equal"
+    yield "differs" if found.steps == 0 else f"differs, after {found.steps} equal step{'s' if found.steps > 1 else ''}"
     yield ""
     yield from _difference(found.difference)
     yield ""
