@@ -20,8 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("documents",),
     ("privacy", "merkle", "steplog", "sidefiles", "divergence", "checks"),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
-    ("digests", "sources", "recording", "replaying"),
-    ("verify", "report", "show", "screen"),
+    ("digests", "sources", "recording", "replaying", "pinning"),
+    ("verify", "report", "show", "screen", "twice"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

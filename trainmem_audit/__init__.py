@@ -9,8 +9,10 @@ The architecture, from the ground up; a module imports only from lower layers (`
   difference)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `rundir` (directories and zips, read and written safely), `runs`
   (lines and statements of a run), `packing`, `assemble` (closes and signs a run)
-- L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`
-- L5 `verify` (numbered steps), `screen` and `show` (text for a terminal), `report` (HTML and Markdown)
+- L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`,
+  `pinning` (takes one source of variation out of a launched script)
+- L5 `verify` (numbered steps), `screen` and `show` (text for a terminal), `report` (HTML and Markdown), `twice`
+  (runs a script twice and finds out why the runs differ)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

@@ -16,14 +16,14 @@ from trainmem_audit.errors import UsageError
 if TYPE_CHECKING:
     from trainmem_audit.documents.steplog import Argument
 
-__all__ = ["register"]
+__all__ = ["PASS_THROUGH", "register", "require_recordable"]
 
-_PASS_THROUGH = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+PASS_THROUGH = {"allow_interspersed_args": False, "ignore_unknown_options": True}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("record", context_settings=_PASS_THROUGH, short_help="Run a training script and record every step.")(
+    app.command("record", context_settings=PASS_THROUGH, short_help="Run a training script and record every step.")(
         _record
     )
     app.command("recover", short_help="Close and sign the record of a run that was killed.")(_recover)
@@ -59,7 +59,7 @@ def _record(
     Only steps in this process are recorded: trainers started in other processes are not followed. The exit code is the
     script's, or 3 when the script ended well and the recording failed.
     """
-    _require_recordable(target, module)
+    require_recordable(target, module)
     directory = _new_run_dir(run_dir)
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
     order = _order(target, arguments or [], module, directory)
@@ -74,7 +74,8 @@ def _record(
     _become(order, arguments or [], signer.seed())
 
 
-def _require_recordable(target: str, module: bool) -> None:
+def require_recordable(target: str, module: bool) -> None:
+    """Raise unless there is such a script and this machine can record it."""
     if not module and not Path(target).is_file():
         raise UsageError("no such script", where=target, remedy="options go before the script; `-m` names a module")
     if os.environ.get("OMP_DYNAMIC", "").upper() == "TRUE":

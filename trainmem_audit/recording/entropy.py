@@ -16,8 +16,9 @@ import sys
 import sysconfig
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from blake3 import blake3
@@ -32,6 +33,8 @@ MOST = 256
 """How many seeds are written down; a script that reseeds at every step derives the later ones from the earlier."""
 _CONTEXT = "trainmem-audit 2026-11 entropy of a generator v1"
 _SEEDERS = ("random", "numpy.random", "torch")
+_STREAMS = {"numpy": "numpy.entropy", "random": "python", "torch": "torch.cpu"}
+"""The stream to whose start the entropy of a call belongs, by the library of the call."""
 _DAY = 86400.0
 
 
@@ -48,6 +51,8 @@ class Entropy:
         What a replay imposes: the recorded seeds in their order.
     same_code:
         Whether the replayed code is the recorded code; if not, only seeds that look like a clock are imposed.
+    starts:
+        What single streams start from instead of the nonce.
     """
 
     def __init__(
@@ -57,9 +62,11 @@ class Entropy:
         log: Callable[[Seed], None],
         imposed: Iterable[Seed] = (),
         same_code: bool = True,
+        starts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.found: Callable[[str, Any], None] = lambda name, generator: None
         self._nonce = nonce
+        self._starts = starts
         self._places = places
         self._log = log
         self._same_code = same_code
@@ -97,7 +104,8 @@ class Entropy:
     def _fresh(self, call: str, bits: int) -> int:
         number = self._drawn[call] = self._drawn.get(call, 0) + 1
         child = multiprocessing.current_process()._identity if os.getpid() != self._pid else ()
-        text = f"{self._nonce} {call} {number} {list(child)}"
+        nonce = self._starts.get(_STREAMS[call.partition(".")[0]], self._nonce)
+        text = f"{nonce} {call} {number} {list(child)}"
         digest = blake3(text.encode(), derive_key_context=_CONTEXT).digest(length=bits // 8 + 1)
         return int.from_bytes(digest, "little") & ((1 << bits) - 1)
 

@@ -29,22 +29,31 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self._name = name
         self._action = action
+        self._asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self._name:
+        if fullname != self._name or self._asking:  # another one of us is asking all finders, this one too
             return None
+        self._asking = True
+        try:
+            spec = self._ask_others(fullname, path, target)
+        finally:
+            self._asking = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self._loaded)
+        return spec
+
+    def _ask_others(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> importlib.machinery.ModuleSpec | None:
         for finder in sys.meta_path:
             find = None if finder is self else getattr(finder, "find_spec", None)
             spec: importlib.machinery.ModuleSpec | None = None if find is None else find(fullname, path, target)
             if spec is not None:
-                break
-        else:
-            return None
-        if spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._loaded)
-        return spec
+                return spec
+        return None
 
     def _loaded(self) -> None:
         """Go away only now: a script may first ask whether the module is there (`importlib.util.find_spec`)."""

@@ -21,7 +21,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from trainmem_audit.documents.steplog import Seed, Stream
-from trainmem_audit.errors import TrainmemAuditError, UsageError
+from trainmem_audit.errors import RecordingError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
 from trainmem_audit.recording.places import argument_directories
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Imposed, Options, Recording
@@ -40,7 +40,8 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`.
+        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`; for `twice` also `starts` (what single
+        random streams start from) and `pins` ({names, clockStart, watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -57,6 +58,7 @@ def main() -> None:
     try:
         path = _locate(order)
         code = _compiled(path) if order["kind"] == "script" else None
+        _pin(order.get("pins"))
         recording = Recording(_options(order, path))
         recording.start()
     except TrainmemAuditError as error:
@@ -118,6 +120,20 @@ def _finish(
         log = statement.predicate.step_logs[0]
         say(f"recorded {log.steps} steps in {order['shownDir']}, signed by {signer.public.keyid}")
     return False
+
+
+def _pin(pins: dict[str, Any] | None) -> None:
+    if pins is not None:
+        from trainmem_audit.pinning.pins import apply, watch
+
+        places, root = Path(pins["places"]), pins["root"]
+        try:
+            if pins["watch"]:
+                watch(places, root)
+            else:
+                apply(pins["names"], pins["clockStart"], places, root)
+        except OSError as error:
+            raise RecordingError(error.strerror or str(error)) from None
 
 
 def _flush() -> None:
@@ -205,6 +221,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         tensor_budget=order.get("tensorBudget", DEFAULT_TENSOR_BUDGET),
         variables=tuple(order.get("variables", ())),
         inputs=tuple(Path(path) for path in order.get("inputs", ())),
+        starts=order.get("starts", {}),
         directories=tuple(argument_directories(sys.argv[2:], order["command"].get("arguments", ()))),
         imposed=None if imposed is None else _imposed(imposed),
         dump=None if dump is None else (dump[0], Path(dump[1])),

@@ -9,8 +9,8 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,8 @@ class Options:
         Directories elsewhere that the arguments name, and what the record calls them.
     draw_starts:
         Whether to set the start states of the random streams (the launcher does; a library must not).
+    starts:
+        What single streams start from instead of the nonce (`twice` pins them so).
     imposed:
         What to set instead, at replay.
     dump:
@@ -88,6 +90,7 @@ class Options:
     inputs: tuple[Path, ...] = ()
     directories: tuple[tuple[str, Path], ...] = ()
     draw_starts: bool = True
+    starts: Mapping[str, str] = field(default_factory=dict)
     imposed: Imposed | None = None
     dump: tuple[int, Path] | None = None
     say: Callable[[str], None] = lambda text: print(f"trainmem-audit: {text}", file=sys.stderr)
@@ -110,7 +113,7 @@ class Recording:
         self._opened = OpenedFiles(places, options.run_dir)
         self._known_streams: set[str] = set()
         imposed = options.imposed or Imposed({})
-        self._entropy = Entropy(options.nonce, places, self._log_seed, imposed.seeds, imposed.same_code)
+        self._entropy = Entropy(options.nonce, places, self._log_seed, imposed.seeds, imposed.same_code, options.starts)
 
     @property
     def writer_seconds(self) -> float:
@@ -235,7 +238,8 @@ class Recording:
 
     def _seed(self, stream: str) -> int:
         """Return the 63-bit seed that a stream starts from, derived from the nonce."""
-        digest = blake3(f"{self._options.nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
+        nonce = self._options.starts.get(stream, self._options.nonce)
+        digest = blake3(f"{nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
         return int.from_bytes(digest[:8], "little") >> 1
 
     def _log_seed(self, seed: Seed) -> None:

@@ -1,4 +1,4 @@
-"""The process of a replay: numeric profile imposed, step log read as it grows, process group ended.
+"""The process of a replay: the recorded command under the recorded numeric profile (`recording.process` watches it).
 
 Of the recorded environment only the variables of the numeric profile are taken, and only with values of their form: a
 hostile record cannot set `LD_PRELOAD`, and `PYTHONPATH` only to directories of the scratch copy.
@@ -7,35 +7,23 @@ hostile record cannot set `LD_PRELOAD`, and `PYTHONPATH` only to directories of 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.documents.steplog import Command
-from trainmem_audit.errors import FormatError, ReplayError
-from trainmem_audit.privacy import public_line
+from trainmem_audit.errors import FormatError
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
-from trainmem_audit.recording.launcher import interpreter_command
+from trainmem_audit.recording.process import LaunchedRun
 from trainmem_audit.replaying.scratch import place_in_tree
 from trainmem_audit.rundir import check_name
-from trainmem_audit.steplog import STEP_FILE
 
 __all__ = ["Child"]
 
-_POLL = 0.02
-_GRACE = 5.0
-_CHUNK = 2**20
-_TAIL = 4000
 _CAPABILITIES = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "default", "NO AVX": "default"}
 
 
-class Child:
+class Child(LaunchedRun):
     """A context manager around one running replay."""
 
     def __init__(
@@ -48,94 +36,20 @@ class Child:
         dump: tuple[int, Path] | None = None,
         same_code: bool = True,
     ) -> None:
-        self.run_dir = root / "record"
-        self.run_dir.mkdir()
-        self._output = root / "output"
-        self._deadline = time.monotonic() + timeout
-        self._timeout = timeout
-        order = _order(manifest, tree, self.run_dir, same_code)
+        run_dir = root / "record"
+        run_dir.mkdir()
+        order = _order(manifest, tree, run_dir, same_code)
         if dump is not None:
             order["dump"] = [dump[0], str(dump[1])]
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                interpreter_command(order, arguments),
-                cwd=tree,
-                env=_environment(manifest, tree),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the step log as it grows, until the process has ended.
-
-        Raises
-        ------
-        ReplayError
-            If the time is up.
-        """
-        path = self.run_dir / STEP_FILE
-        while not path.exists():
-            if self._process.poll() is not None:
-                return
-            self._wait()
-        with path.open("rb") as file:
-            while True:
-                ended = self._process.poll() is not None
-                chunk = file.read(_CHUNK)
-                if chunk:
-                    yield chunk
-                elif ended:
-                    return
-                else:
-                    self._wait()
-
-    def wait_for(self, path: Path) -> bool:
-        """Wait until `path` is there; return whether it is, now that it is or the process has ended.
-
-        Raises
-        ------
-        ReplayError
-            If the time is up.
-        """
-        while not path.exists():
-            if self._process.poll() is not None:
-                return path.exists()
-            self._wait()
-        return True
-
-    def end(self) -> None:
-        """End the process and everything it started: asked first, then made to."""
-        for sign, grace in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, sign)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace)
-        self._process.poll()
-
-    def last_words(self) -> str:
-        """Return the last line that the process printed, and how it ended."""
-        code = self._process.poll()
-        with self._output.open("rb") as file:
-            file.seek(max(0, self._output.stat().st_size - _TAIL))
-            lines = file.read().decode("utf-8", "replace").strip().splitlines()
-        return f"exit code {code}" + (f", last line: {public_line(lines[-1][:300])}" if lines else "")
-
-    def _wait(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise ReplayError(
-                f"the replay was ended after {self._timeout:.0f} s", remedy="allow more with --timeout SECONDS"
-            )
-        time.sleep(_POLL)
+        super().__init__(
+            order,
+            arguments,
+            tree=tree,
+            environment=_environment(manifest, tree),
+            output=root / "output",
+            timeout=timeout,
+            name="replay",
+        )
 
 
 def _entry(command: Command) -> str:
