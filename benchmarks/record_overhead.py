@@ -179,10 +179,10 @@ def gan() -> Training:
     def iterate(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         fake = generator(torch.randn(64, 64))
         steps[0].zero_grad()
-        (score(critic(batch[0]), ones) + score(critic(fake.detach()), zeros)).backward()
+        (score(critic(batch[0]), ones) + score(critic(fake.detach()), zeros)).backward()  # type: ignore[no-untyped-call]
         steps[0].step()
         steps[1].zero_grad()
-        score(critic(fake), ones).backward()
+        score(critic(fake), ones).backward()  # type: ignore[no-untyped-call]
         steps[1].step()
 
     return Training(lambda: _batches((64,), 64), iterate)
@@ -200,7 +200,7 @@ def lbfgs() -> Training:
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
 
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
 
     return Training(lambda: _batches((64,), 64), iterate)
 
