@@ -453,7 +453,7 @@ _SEEDS = (
     Shape(
         "a learning rate that depends on the time",
         ("timed.py",),
-        (Change("lr=0.1", "lr=0.2", "optimizer.hyper", 0),),
+        (Change("BASE_LR = 0.1", "BASE_LR = 0.2", "optimizer.hyper", 0),),
         4,
         replay="inconclusive",
         clock=True,
@@ -467,7 +467,7 @@ def _end(name: str, how: str, change: Change, code: int, outcome: str) -> Shape:
 
 _MORE_STEPS = Change("range(3)", "range(4)", "steps", 3)
 _ENDS = (
-    _end("raises", "raise", Change("torch.ones(4, 3)", "torch.ones(4, 2)", "outcome", 3), 1, "raised"),
+    _end("raises", "raise", Change("LIMIT = 0.001", "LIMIT = 1000.0", "outcome", 3), 1, "raised"),
     _end("calls sys.exit", "exit", Change("sys.exit(3)", "sys.exit(4)", "outcome", 3), 3, "exited"),
     _end("interrupted", "interrupt", _MORE_STEPS, -2, "interrupted"),
     _end("prints binary data", "binary", _MORE_STEPS, 0, "finished"),

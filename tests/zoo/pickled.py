@@ -30,14 +30,15 @@ config = pickle.loads(pickle.dumps(Config()))
 torch.save(Net(config), "net.pt")
 model = torch.load("net.pt", weights_only=False)
 optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
-snapshots = []
+history = []
 for step in range(4):
     x = torch.randn(6, 2)
     loss = (model(x) - x.sum(1, keepdim=True)).abs().mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    snapshots.append(copy.deepcopy(model))
-with open("snapshots.pkl", "wb") as file:
-    pickle.dump(snapshots, file)
-print(type(model), pickle.dumps(config), len(snapshots))
+    history.append(copy.deepcopy(model))
+torch.save(history, "history.pt")
+with open("config.pkl", "wb") as file:
+    pickle.dump(config, file)
+print(type(model), pickle.dumps(config), len(history))
