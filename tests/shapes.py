@@ -84,13 +84,17 @@ class Shape:
     threads: int = 1
     clock: bool = False
     entropy: str = ""
-    slow: bool = False
     defect: str = ""
 
     @property
     def script(self) -> str:
         """The file that changes are made in."""
         return self.command[0] if self.command[0] != "-m" else self.command[1].replace(".", "/") + ".py"
+
+    @property
+    def slow(self) -> bool:
+        """Whether only `make test-full` runs it."""
+        return self.command not in _EVERY_TIME
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -272,7 +276,6 @@ def _scheduler(name: str) -> Shape:
         (replace(change, blame=blame, step=3),),
         5,
         sources=_SGD | {"scheduler"},
-        slow=name not in ("OneCycleLR", "ReduceLROnPlateau"),
     )
 
 
@@ -332,7 +335,6 @@ _MODELS = (
             (Change("torch.randperm(32)[:8]", "torch.randperm(32)[8 * (step == 2) :][:8]", blame, 2),),
             4,
             sources=_SGD | _BN,
-            slow=True,
         )
         for what, label, blame in (
             ("model", "the module", "inputs"),
@@ -472,6 +474,34 @@ _ENDS = (
     _end("interrupted", "interrupt", _MORE_STEPS, -2, "interrupted"),
     _end("prints binary data", "binary", _MORE_STEPS, 0, "finished"),
 )
+_EVERY_TIME = {
+    ("loader.py",),
+    ("loader.py", "--workers", "2"),
+    ("sampler.py", "--batches"),
+    ("stream.py",),
+    ("charlm.py",),
+    ("gan.py",),
+    ("lbfgs.py", "--bad-step", "2"),
+    ("accumulate.py",),
+    ("amp.py",),
+    ("inner.py",),
+    ("schedulers.py",),
+    ("replaced.py",),
+    ("finetune.py",),
+    ("ema.py",),
+    ("-m", "lab.train"),
+    ("processes.py", "--start", "fork"),
+    ("several.py",),
+    ("owndir.py",),
+    ("resume.py", "--epochs", "2"),
+    ("clockseed.py",),
+    ("unseeded.py",),
+    ("fresh.py",),
+    ("timed.py",),
+    ("ends.py", "interrupt"),
+}
+"""What is tested every time; the others are variations, and `make test-full` runs them too."""
+
 SHAPES = (*_LOADERS, *_NO_LOADER, *_STEPS, *_SCHEDULERS, *_MODELS, *_PROCESSES, *_FILES, *_SEEDS, *_ENDS)
 
 _HEAD = """\

@@ -19,6 +19,8 @@ from trainmem_audit.sources.base import ComponentState, Labels
 
 __all__ = ["ModuleSource", "find_roots"]
 
+_TAUGHT = Labels("S4", "meso")
+"""What is not trained and changes: a teacher, an average, a target network."""
 _LABELS = {
     "params": Labels("S3", "macro", "checkpointed"),
     "batchnorm": Labels("S2", "meso", "checkpointed"),
@@ -33,10 +35,13 @@ class ModuleSource:
     ----------
     claimed:
         Ids of tensors that another source already reports; they are left out here.
+    trained:
+        Whether an optimizer trains it.
     """
 
-    def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = ()) -> None:
+    def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = (), trained: bool = True) -> None:
         self.name = name
+        self._labels = _LABELS if trained else {**_LABELS, "params": _TAUGHT}
         self._tables: list[dict[str, Any]] = []
         self._slots: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
         self._shape: tuple[int, ...] | None = None
@@ -64,7 +69,7 @@ class ModuleSource:
         for family, slots in self._slots.items():
             tensors = [(name, tensor) for name, table, key in slots if (tensor := table.get(key)) is not None]
             if tensors:
-                yield ComponentState(f"{self.name}.{family}", _LABELS[family], tensors)
+                yield ComponentState(f"{self.name}.{family}", self._labels[family], tensors)
 
     def _walk(self, root: torch.nn.Module) -> None:
         seen = set(self._claimed)
