@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from trainmem_audit.rundir import RunReader, open_run
 
 __all__ = ["Ended", "bare", "lay_out", "pack", "recorded", "replayed", "replayed_here", "statement_of"]
 
+_STAMP = re.compile(rb"^[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ \d+ (?=torch/)|(?<=\] )\[\d+/\d+\] ", re.MULTILINE)
+"""What torch puts before its log lines: time and process, and the number of a compilation."""
+
 
 class Ended:
     """What a run left behind: exit code, both outputs and every file, with its own directory spelt `HERE`."""
@@ -25,7 +29,7 @@ class Ended:
     def __init__(self, done: subprocess.CompletedProcess[bytes], cwd: Path) -> None:
         self.code = done.returncode
         self.stdout = self._plain(done.stdout, cwd)
-        errors = self._plain(done.stderr, cwd).splitlines(keepends=True)
+        errors = _STAMP.sub(b"", self._plain(done.stderr, cwd)).splitlines(keepends=True)
         self.stderr = b"".join(line for line in errors if not line.startswith(b"trainmem-audit: "))
         paths = (path for path in cwd.rglob("*") if not {"run", "__pycache__"} & {*path.relative_to(cwd).parts})
         self.files = {str(path.relative_to(cwd)): path.read_bytes() for path in paths if path.is_file()}

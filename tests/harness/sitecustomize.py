@@ -1,6 +1,7 @@
 """Imported by the interpreter itself in every arm of the zoo, before the script; both arms run the same file.
 
-- `ZOO_STREAMS`: a file with the start states that a recorded run had; a bare run takes them as its own.
+- `ZOO_STREAMS`: a file with the start states that a recorded run had, and the entropy that its unseeded generators of
+  NumPy took; a bare run takes them as its own.
 - `ZOO_CLOCK`: where the module `time` stands still.
 - `ZOO_ENDING`: where to write, when the process ends, a digest of everything that is left: random states, settings of
   torch, and every tensor of every module and optimizer that is still alive, with its strides.
@@ -44,8 +45,8 @@ def take_streams(path):
     def numpy(module):
         words = streams["numpy"]
         module.set_state(("MT19937", words[:-1], words[-1], 0, 0.0))
-        entropy = random.Random(streams["numpy.entropy"])
-        sys.modules["numpy.random.bit_generator"].randbits = entropy.getrandbits
+        entropy = iter(streams["numpy.entropy"])
+        sys.modules["numpy.random.bit_generator"].randbits = lambda bits: next(entropy)
 
     def torch(module):
         module.set_rng_state(module.tensor(streams["torch.cpu"], dtype=module.uint8))
@@ -74,7 +75,11 @@ def write_ending(path, pid):
 
     found = {"python": digest(repr(random.getstate()).encode())}
     if "numpy.random" in sys.modules:
-        found["numpy"] = digest(repr(sys.modules["numpy.random"].get_state(legacy=False)).encode())
+        numpy_random = sys.modules["numpy.random"]
+        found["numpy"] = digest(repr(numpy_random.get_state(legacy=False)).encode())
+        generators = [item for item in gc.get_objects() if issubclass(type(item), numpy_random.Generator)]
+        found["numpy.entropy"] = [item.bit_generator.seed_seq.entropy for item in generators]
+        found["numpy.generators"] = [digest(repr(item.bit_generator.state).encode()) for item in generators]
     torch = sys.modules.get("torch")
     if torch is not None:
 
