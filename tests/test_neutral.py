@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools import environment
-from tests.trainings import bare, lay_out, recorded, statement_of
+from tests.trainings import Ended, bare, lay_out, recorded, statement_of
 
 TRAININGS = {
     "cnn": ("cnn.py",),
@@ -31,28 +31,6 @@ model(torch.ones(1, 2)).sum().backward()
 optimizer.step()
 """
 """The smallest training that makes a record."""
-
-
-class Ended:
-    """What a run left behind: exit code, both outputs and every file, with its own directory spelt `HERE`."""
-
-    def __init__(self, done: subprocess.CompletedProcess[bytes], cwd: Path) -> None:
-        self.code = done.returncode
-        self.stdout = self._plain(done.stdout, cwd)
-        errors = self._plain(done.stderr, cwd).splitlines(keepends=True)
-        self.stderr = b"".join(line for line in errors if not line.startswith(b"trainmem-audit: "))
-        paths = (path for path in cwd.rglob("*") if not {"run", "__pycache__"} & {*path.relative_to(cwd).parts})
-        self.files = {str(path.relative_to(cwd)): path.read_bytes() for path in paths if path.is_file()}
-
-    @staticmethod
-    def _plain(data: bytes, cwd: Path) -> bytes:
-        return data.replace(bytes(cwd), b"HERE")
-
-    def differs_from(self, other: Ended) -> list[str]:
-        """Name what is not the same."""
-        names = [name for name in ("code", "stdout", "stderr") if getattr(self, name) != getattr(other, name)]
-        both = self.files.keys() | other.files.keys()
-        return names + sorted(name for name in both if self.files.get(name) != other.files.get(name))
 
 
 @pytest.fixture(scope="module")

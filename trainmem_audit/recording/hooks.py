@@ -243,11 +243,17 @@ class _Hooks:
         return [_wrap(item, "__init__", made) for item in dict.fromkeys(classes)]
 
     def backward(self) -> Callable[[], None]:
-        def run(real: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-            self._tell(self._session.on_backward, loss)
-            real(loss, *args, **kwargs)
+        real = torch.Tensor.backward
+        tell, on_backward = self._tell, self._session.on_backward
 
-        return _wrap(torch.Tensor, "backward", run)
+        def run(loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+            tell(on_backward, loss)
+            real(loss, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+        # one frame, which Dynamo leaves alone as it does the real one: it would compile it after a graph break
+        unseen = _compile._disable_dynamo(run, recursive=False)
+        setattr(torch.Tensor, "backward", functools.wraps(real)(unseen))  # noqa: B010
+        return lambda: setattr(torch.Tensor, "backward", real)
 
 
 def _forks(loader: Any) -> bool:

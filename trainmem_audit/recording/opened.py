@@ -24,7 +24,7 @@ __all__ = ["OpenedFiles"]
 
 _BINARY_CODE = (".pyc", ".so", ".dylib", ".pyd", ".typed", ".pyi")
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib/", "/lib64/", "/run/")
-_METADATA = (".dist-info/", ".egg-info/", "/__pycache__/")
+_METADATA = (".dist-info/", ".egg-info/", "/__pycache__/", "/torchinductor_")  # the last: torch's compiled kernels
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _PIECE = 2**20
 MOST = 10_000

@@ -31,7 +31,8 @@ from trainmem_audit.recording.facts import numeric_profile
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
-from trainmem_audit.sources.modules import ModuleSource, find_roots
+from trainmem_audit.sources.called import CalledModules
+from trainmem_audit.sources.modules import ModuleSource, find_copies, find_roots
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
 from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
@@ -105,6 +106,9 @@ class Session:
         self._schedulers: list[weakref.ref[Any]] = []
         self._scheduler_sources: list[SchedulerSource] = []
         self._scalers: list[ScalerSource] = []
+        self._called = CalledModules()
+        self._teachers: list[ModuleSource] = []
+        self._teachers_found = 0
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._pending: list[_Batch] = []
@@ -150,8 +154,11 @@ class Session:
                 batch.forwards.append((reference, mode))
             if self._open and len(self._open[0].forwards) >= _FORWARDS_KEPT:
                 self._open = [batch for batch in self._open if len(batch.forwards) < _FORWARDS_KEPT]
-            if grad and self._owns(module) is not False:
+            owns = self._owns(module)
+            if grad and owns is not False:
                 self._inputs.append((reference, batch_digest([args, kwargs])))
+            if not owns:
+                self._called.add(module)
         self.seconds["inputs"] += time.perf_counter() - began
 
     def on_backward(self, loss: torch.Tensor) -> None:
@@ -314,7 +321,8 @@ class Session:
     # State ---------------------------------------------------------------------------------------------------------
 
     def _sources(self) -> list[Source]:
-        return [*self._modules, *self._optimizers.values(), *self._scheduler_sources, *self._scalers]
+        others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers]
+        return [*self._modules, *self._optimizers.values(), *others]
 
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
         """Return component digests, all tensor digests by sorted component name, and the values that changed."""
@@ -326,6 +334,7 @@ class Session:
         if self._schedulers:
             self._adopt_schedulers()
         with torch._C.DisableTorchFunction():
+            self._adopt_teachers()
             for source in self._sources():
                 for component in source.components():
                     if component.tensors is None:
@@ -382,6 +391,10 @@ class Session:
                 self._modules.append(ModuleSource(name, root, claimed))
                 claimed |= self._modules[-1].names().keys()
         self._schedulers += [weakref.ref(item) for item in find_schedulers(optimizer, self._known_schedulers())]
+        for copy in find_copies([found for source in self._modules if (found := source.root) is not None]):
+            self._called.add(copy)
+        trained = [module.root for module in self._modules]  # a module may be trained later than it is called
+        self._teachers = [source for source in self._teachers if all(source.root is not root for root in trained)]
         self._owned.clear()
         old = self._optimizers.get(id(optimizer))
         if old is not None and old.optimizer is optimizer:
@@ -402,6 +415,18 @@ class Session:
                 name = _numbered("scheduler", len(self._scheduler_sources))
                 self._scheduler_sources.append(SchedulerSource(name, scheduler))
         self._schedulers.clear()
+
+    def _adopt_teachers(self) -> None:
+        """Follow the modules that were called, change, and are trained by no optimizer."""
+        for module in self._called.changed(self._is_followed):
+            claimed = {key for known in (*self._modules, *self._teachers) for key in known.names()}
+            name = _numbered("teacher", self._teachers_found)
+            self._teachers_found += 1
+            self._teachers.append(ModuleSource(name, module, claimed, trained=False))
+
+    def _is_followed(self, module: torch.nn.Module) -> bool:
+        roots = [source.root for source in (*self._modules, *self._teachers)]
+        return any(module is part for root in roots if root is not None for part in root.modules())
 
     def _param_names(self) -> Callable[[int], str | None]:
         names: dict[int, str] = {}

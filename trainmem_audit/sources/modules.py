@@ -17,8 +17,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from trainmem_audit.sources.base import ComponentState, Labels
 
-__all__ = ["ModuleSource", "find_roots"]
+__all__ = ["ModuleSource", "find_copies", "find_roots"]
 
+_TAUGHT = Labels("S5", "meso")
+"""What is not trained and changes: a teacher, an average, a target network."""
 _LABELS = {
     "params": Labels("S3", "macro", "checkpointed"),
     "batchnorm": Labels("S2", "meso", "checkpointed"),
@@ -33,10 +35,13 @@ class ModuleSource:
     ----------
     claimed:
         Ids of tensors that another source already reports; they are left out here.
+    trained:
+        Whether an optimizer trains it.
     """
 
-    def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = ()) -> None:
+    def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = (), trained: bool = True) -> None:
         self.name = name
+        self._labels = _LABELS if trained else {**_LABELS, "params": _TAUGHT}
         self._tables: list[dict[str, Any]] = []
         self._slots: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
         self._shape: tuple[int, ...] | None = None
@@ -64,7 +69,7 @@ class ModuleSource:
         for family, slots in self._slots.items():
             tensors = [(name, tensor) for name, table, key in slots if (tensor := _look_up(table, key)) is not None]
             if tensors:
-                yield ComponentState(f"{self.name}.{family}", _LABELS[family], tensors)
+                yield ComponentState(f"{self.name}.{family}", self._labels[family], tensors)
 
     def _walk(self, root: torch.nn.Module) -> None:
         seen = set(self._claimed)
@@ -116,3 +121,26 @@ def find_roots(params: list[torch.Tensor]) -> list[torch.nn.Module]:
         return min(owned), -len(owned), type(module).__qualname__
 
     return sorted(roots, key=order)
+
+
+def find_copies(roots: list[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Return the outermost modules that hold as many parameters of the same shapes as a root, and none of its own.
+
+    These are teachers, averages and target networks, also those that are never called before the run ends.
+    """
+    shapes = [_shapes(root) for root in roots]
+    own = {id(module) for root in roots for module in root.modules()}
+    found = [
+        module
+        for module in gc.get_objects()
+        if issubclass(type(module), torch.nn.Module)
+        and "_parameters" in module.__dict__
+        and id(module) not in own
+        and _shapes(module) in shapes
+    ]
+    inner = {id(child) for module in found for child in module.children()}
+    return [module for module in found if id(module) not in inner]
+
+
+def _shapes(module: torch.nn.Module) -> list[torch.Size]:
+    return [param.shape for param in module.parameters()]

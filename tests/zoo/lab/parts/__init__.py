@@ -1,0 +1,3 @@
+"""The parts of the experiment."""
+
+WIDTH = 6

@@ -1,0 +1,76 @@
+"""Modules that no optimizer trains, that are called, and that change all the same: teachers, averages, target networks.
+
+A module counts as changing as soon as its tensors differ from what they were when it was first called. At the first
+steps they are compared by digest, then by version counters and addresses, since a large frozen extractor should cost
+nothing. What is changed only through `.data`, and for the first time after those steps, is therefore not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from trainmem_audit.digests import tensor_digest
+
+__all__ = ["CalledModules"]
+
+_BY_DIGEST = 4
+"""How often a module is compared by digest: before the first step and after the first three, say."""
+
+
+class CalledModules:
+    """The modules whose outermost forward ran, and whether they have changed since."""
+
+    def __init__(self) -> None:
+        self._watched: weakref.WeakKeyDictionary[torch.nn.Module, _Watched] = weakref.WeakKeyDictionary()
+
+    def add(self, module: torch.nn.Module) -> None:
+        """Note a module that was called, or found as the copy of a trained one."""
+        if module not in self._watched:
+            self._watched[module] = _Watched(done=not any(True for _ in _tensors(module)))
+
+    def changed(self, is_known: Callable[[torch.nn.Module], bool]) -> list[torch.nn.Module]:
+        """Return the modules that have changed, each once; those that are known already are forgotten."""
+        found: list[torch.nn.Module] = []
+        for module, watched in list(self._watched.items()):
+            if watched.done:
+                continue
+            known = is_known(module)
+            if not known and not watched.has_changed(module):
+                continue
+            watched.done = True
+            if not known:
+                found.append(module)
+        return found
+
+
+class _Watched:
+    def __init__(self, done: bool) -> None:
+        self.done = done
+        self._times = 0
+        self._digests: list[bytes] = []
+        self._marks: list[Any] = []
+
+    def has_changed(self, module: torch.nn.Module) -> bool:
+        """Tell whether the module has changed since it was asked for the first time."""
+        tensors = list(_tensors(module))
+        marks = [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        first = self._times == 0
+        by_digest = self._times < _BY_DIGEST
+        self._times += by_digest
+        digests = _digests(tensors) if by_digest or marks != self._marks else self._digests
+        changed = not first and digests != self._digests
+        self._digests, self._marks = digests, marks
+        return changed
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _digests(tensors: Iterable[torch.Tensor]) -> list[bytes]:
+    return [tensor_digest(tensor) for tensor in tensors]
