@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("privacy", "merkle", "steplog", "sidefiles", "divergence", "checks"),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
-    ("verify", "report", "show", "screen", "twice"),
+    ("verify", "report", "show", "screen", "doctor", "twice"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

@@ -12,7 +12,7 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`,
   `pinning` (takes one source of variation out of a launched script)
 - L5 `verify` (numbered steps), `screen` and `show` (text for a terminal), `report` (HTML and Markdown), `twice`
-  (runs a script twice and finds out why the runs differ)
+  (runs a script twice and finds out why the runs differ), `doctor` (what a machine can do)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from trainmem_audit import __version__
-from trainmem_audit.cli import keys, record, runs, twice, verify
+from trainmem_audit.cli import doctor, keys, record, runs, twice, verify
 from trainmem_audit.errors import TrainmemAuditError
 
 __all__ = ["app", "main"]
@@ -41,7 +41,7 @@ def _root(
     """Record a training run, verify the record, replay it, and report on it."""
 
 
-for module in (record, twice, verify, runs, keys):
+for module in (record, twice, verify, runs, keys, doctor):
     module.register(app)
 
 

@@ -1,5 +1,5 @@
 """L1: frozen, strict models of every file that we read or write. No I/O, no torch, no hashing.
 
 `common` (base class and field types) · `steplog` (lines of `steps.jsonl`) · `manifest` (the statement inside
-`run.json`) · `findings` (what verification, replay and comparison say).
+`run.json`) · `findings` (what verification, replay and comparison say) · `twice` · `doctor`.
 """
