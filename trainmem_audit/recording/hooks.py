@@ -250,10 +250,19 @@ class _Hooks:
             tell(on_backward, loss)
             real(loss, *args, **kwargs)  # type: ignore[no-untyped-call]
 
-        # one frame, which Dynamo leaves alone as it does the real one: it would compile it after a graph break
-        unseen = _compile._disable_dynamo(run, recursive=False)
-        setattr(torch.Tensor, "backward", functools.wraps(real)(unseen))  # noqa: B010
+        _leave_alone(run)
+        setattr(torch.Tensor, "backward", functools.wraps(real)(run))  # noqa: B010
         return lambda: setattr(torch.Tensor, "backward", real)
+
+
+def _leave_alone(function: Any) -> None:
+    """Keep Dynamo from compiling the frames of `function`, as it does with torch's own, after a graph break, say.
+
+    `torch._dynamo.disable` would put frames of its own around it, which a traceback of the script would show.
+    """
+    frames = torch._C._dynamo.eval_frame
+    strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    frames.set_code_exec_strategy(function.__code__, strategy)
 
 
 def _forks(loader: Any) -> bool:
