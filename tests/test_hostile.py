@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import builders
+from tests.logs import begin
 from tests.tools import Run, audit
-from trainmem_audit.canonical import canonical_bytes
+from trainmem_audit.canonical import CHAIN_START, canonical_bytes, chain_digest, line_bytes
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE
 from trainmem_audit.envelope import seal
+from trainmem_audit.errors import NEXT_LINE, FormatError
 from trainmem_audit.keys import Signer
 
 DEEP = b"[" * 100_000
@@ -163,3 +166,87 @@ def test_a_file_name_that_moves_the_cursor_is_not_shown_raw(run: Run, tmp_path: 
     told = audit("verify", run.path, cwd=tmp_path, home=run.home)
     assert told.returncode == 2
     assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in told.stdout + told.stderr
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[2J\x9b31m"
+
+
+def quoting(path: Path) -> Path:
+    """A statement with a member whose name is an escape sequence: the message quotes it."""
+    return signed(path, canonical_bytes(builders.statement_json() | {ESCAPE: 1}))
+
+
+def quoting_log(path: Path) -> Path:
+    body = line_bytes(begin(**{f"z{ESCAPE}": 1}))
+    chain = chain_digest(CHAIN_START, body).hex().encode()
+    return folder(path / "run", steps__jsonl=b'{"chain":"' + chain + b'",' + body[1:] + b"\n")
+
+
+@pytest.mark.parametrize("verb", ["verify", "show", "report", "pack", "diff", "recover"])
+@pytest.mark.parametrize("make", [quoting, quoting_log, signed_other_kind], ids=lambda make: make.__name__)
+def test_no_message_hands_an_escape_sequence_to_the_terminal(
+    tmp_path: Path, verb: str, make: Callable[[Path], Path]
+) -> None:
+    bad = make(tmp_path)
+    told = audit(verb, bad, *([bad] if verb == "diff" else []), cwd=tmp_path, home=tmp_path / "home", timeout=60)
+    assert told.returncode in (1, 2), told.stdout + told.stderr
+    assert not set("\x1b\x07\x9b") & set(told.stdout + told.stderr)
+
+
+def test_a_message_quotes_on_one_line_and_not_for_ever() -> None:
+    error = FormatError(
+        "wrong", where="a\x1b[2J", got="x\nerror: all is well " + "y" * 10_000, remedy=f"one{NEXT_LINE}two"
+    )
+    lines = str(error).split("\n")
+    assert lines[0] == r"a\u001b[2J: wrong"
+    assert lines[1].startswith(r"  got:      x\u000aerror: all is well yyy")
+    assert len(lines[1]) < 700
+    assert lines[2:] == ["  remedy:   one", " " * 12 + "two"]
+    assert error.got.startswith("x\nerror")
+
+
+def told_of(tmp_path: Path, *arguments: str | Path) -> str:
+    """Run a command that must refuse, and return what it says."""
+    told = audit(*arguments, cwd=tmp_path, home=tmp_path / "home", timeout=60)
+    assert told.returncode == 2, told.stdout + told.stderr
+    assert "Traceback" not in told.stderr
+    assert told.stderr.startswith(("error: ", "trainmem-audit: "))
+    return told.stderr
+
+
+def test_an_empty_or_unwritable_name_is_refused_in_words(tmp_path: Path, run: Run) -> None:
+    assert "no file name" in told_of(tmp_path, "keygen", "")
+    assert "an empty name" in told_of(tmp_path, "record", "-m", "")
+    assert str(tmp_path) in told_of(tmp_path, "verify", run.path, "--save", tmp_path)
+
+
+def test_a_script_whose_name_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.py").write_text("")
+    assert "not UTF-8" in told_of(tmp_path, "record", "caf\udce9.py")
+
+
+@pytest.mark.parametrize("arguments", [["broken.py"], ["-m", "no.such.module"]])
+def test_record_leaves_nothing_behind_when_it_refuses(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "broken.py").write_text("def")
+    told_of(tmp_path, "record", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_name_is_no_utf8_is_verified(run: Run, tmp_path: Path) -> None:
+    odd = run.path.rename(tmp_path / "caf\udce9")
+    told = audit("verify", odd, "--format", "json", "--save", "found.json", cwd=tmp_path, home=run.home)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["name"] == json.loads((tmp_path / "found.json").read_text())["name"] == r"caf\udce9"
+    assert audit("show", odd, cwd=tmp_path, home=run.home).returncode == 0
+
+
+def test_a_list_of_trust_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+    told = audit("trust", "list", cwd=tmp_path, home=tmp_path / "home")
+    assert (told.returncode, told.stdout) == (0, "")
+
+
+def test_an_ordinary_public_key_with_a_comment_can_be_trusted(tmp_path: Path) -> None:
+    key = Signer.generate().public
+    (tmp_path / "ann.pub").write_text(f"{key.openssh_text()} ann@laptop\n")
+    told = audit("trust", "add", "ann", "ann.pub", cwd=tmp_path, home=tmp_path / "home")
+    assert (told.returncode, told.stdout) == (0, f"ann {key.keyid}\n")

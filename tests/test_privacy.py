@@ -5,16 +5,34 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainmem_audit import privacy
 from trainmem_audit.documents.steplog import Argument
-from trainmem_audit.privacy import SECRET_FLAG, find_identity, find_secrets, redact_argv
+from trainmem_audit.privacy import (
+    REDACTED,
+    SECRET_FLAG,
+    find_identity,
+    find_secrets,
+    last_line,
+    public_name,
+    public_text,
+    redact_argv,
+    without,
+)
+from trainmem_audit.recording.facts import environment as recorded_environment
+from trainmem_audit.sources.base import plain_value
+from trainmem_audit.sources.modules import ModuleSource
+from trainmem_audit.sources.optimizers import OptimizerSource
 
 CWD = Path("/project/dir")
 NAMES = ("/home/quentin", "quentin", "workhorse")
@@ -200,7 +218,7 @@ def test_the_root_as_working_directory_hides_nothing() -> None:
     assert redact_argv(["/scratch/group7/x"], Path("/"), ()) == (Argument(path="x"),)
 
 
-@given(st.lists(st.text(max_size=40), max_size=5))
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40), max_size=5))
 def test_each_argument_has_exactly_one_form_and_is_canonical(argv: list[str]) -> None:
     arguments = redact_argv(argv, CWD, NAMES)
     assert len(arguments) == len(argv)
@@ -272,3 +290,116 @@ def test_identity_is_found_as_a_word() -> None:
     found = find_identity("QUENTIN at workhorse7, /home/quentin/x; quentinian", NAMES)
     assert [(start, end) for _, start, end in found] == [(0, 7), (23, 36)]
     assert find_identity("anything", ()) == []
+
+
+@pytest.mark.parametrize(
+    ("printed", "whole", "shown"),
+    [
+        (b"one\ntwo\n\n", True, "two"),
+        (b"cut in two: hunter2\nlast", False, "last"),
+        (b"cut in two: hunter2", False, ""),
+        (b"\x1b[31mhun\x1b[0mter2\x1b]0;title\x07 is wrong\r\n", True, "{redacted} is wrong"),
+        (b"No such file: '/scratch/group 7/my set/a.csv'", True, "No such file: '…/a.csv'"),
+        (b"open /scratch/group 7/my set/a.csv: no", True, "open …/a.csv: no"),
+        (b"x" * 290 + b" hunter2 and hunter2", True, "x" * 290 + " {redacted}…"[:10] + "…"),
+    ],
+)
+def test_the_last_line_of_a_program(printed: bytes, whole: bool, shown: str) -> None:
+    assert last_line(printed, whole, ["hunter2"]) == shown
+
+
+@pytest.mark.parametrize("secret", ["it's \\a secret", 'say "x" &\n', "ünïcode/slash", "abc", "7"])
+def test_a_secret_is_taken_out_however_it_is_spelt(secret: str) -> None:
+    for text in (secret, repr(secret), json.dumps(secret), shlex.quote(secret), quote(secret, safe="")):
+        assert without(f"<{text}>", [secret]) in ("<{redacted}>", "<'{redacted}'>", '<"{redacted}">')
+    assert without("step 17 of abcd", ["7", "abc", "", " "]) == "step 17 of abcd"
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--pass", "--pwd", "--db_pass", "--private_key", "--access_key_id", "--wandb-key", "--key", "-key", "--bearer",
+     "--pat", "--cookie", "--sshKey", "--OPENAI_KEY"],
+)  # fmt: skip
+def test_more_names_of_secrets(flag: str) -> None:
+    for argv in ([flag, "canary"], [f"{flag}=canary"]):
+        assert "canary" not in str(redact_argv(argv, CWD, NAMES))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["--author=Smith", "--pass-through=a", "--patience=ten", "--sort-key=size", "--key-dim=a", "--keyframes=a",
+     "--path=a", "--bypass=no", "--monkey=a", "{dir}/a/b", "${now:%Y}/a/b", "--pattern=*.py",
+     "--image_key=jpg", "--passes=two"],
+)  # fmt: skip
+def test_names_that_only_resemble_those_of_secrets(text: str) -> None:
+    assert redact_argv([text], CWD, NAMES) == (Argument(text=text),)
+
+
+def test_a_user_and_a_password_are_both_redacted() -> None:
+    hidden = Argument(redacted=True)
+    assert redact_argv(["--auth", "user", "canary", "x"], CWD, NAMES)[1:] == (hidden, hidden, Argument(text="x"))
+    assert redact_argv(["--auth", "user", "--lr", "1"], CWD, NAMES)[1:] == (
+        hidden, Argument(text="--lr"), Argument(text="1"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://x.blob.example/c?sv=1&sig=canary%2Babcdef", "s3://b?X-Amz-Signature=canary0123456789", "x}/mnt/canary/b"],
+)
+def test_signed_urls_and_paths_behind_a_brace_are_redacted(text: str) -> None:
+    assert redact_argv([text], CWD, NAMES)[0].redacted
+    assert public_text(text) == REDACTED
+
+
+@pytest.mark.parametrize("text", ["file:///srv/canary/a", "FILE://srv/a", "../../canary/x", "x=../canary/y", "/srv/a"])
+def test_a_place_in_a_plain_value_is_redacted(text: str) -> None:
+    assert public_text(text) == REDACTED
+
+
+@pytest.mark.parametrize("text", ["..", "../..", "a..b", "1/2", "./conf.yaml", "wait...", "x/../y"])
+def test_what_is_no_place_in_a_plain_value_stays(text: str) -> None:
+    assert public_text(text) == text
+
+
+def test_names_of_tensors_are_public_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy, "known_identity", lambda: ("quentin", "quentin@x.example"))
+    public_text.cache_clear()
+    assert public_name("layers.0.self_attn.q_proj.weight") == "layers.0.self_attn.q_proj.weight"
+    assert public_name("heads.quentin.weight") == "heads.{redacted}.weight"
+    assert public_name("heads.quentin@x.example.weight") == REDACTED
+    assert public_name("sets./srv/my.data/a") == REDACTED
+    assert public_name(f"keys.{TOKENS['JSON web token'][0]}") == REDACTED
+    public_text.cache_clear()
+
+
+def test_a_text_under_the_name_of_a_secret_is_no_plain_value() -> None:
+    group = {"api_key": "canary", "password": ["a"], "author": "Smith", "auth_temperature": 0.5, "max_tokens": 7}
+    assert plain_value(group | {"inner": {"wandb_key": "canary"}}) == {
+        "api_key": REDACTED, "password": ["a"], "author": "Smith", "auth_temperature": "0x1.0000000000000p-1",
+        "max_tokens": 7, "inner": {"wandb_key": REDACTED},
+    }  # fmt: skip
+
+
+def test_a_variable_that_is_asked_for_is_still_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MY_TOKEN", "canary"), ("MY_DATA", "/srv/canary"), ("MY_MODE", "fast")):
+        monkeypatch.setenv(name, value)
+    found = recorded_environment(CWD, ("MY_TOKEN", "MY_DATA", "MY_MODE", "MY_NONE"))["variables"]
+    assert {name: value for name, value in found.items() if name.startswith("MY_")} == {
+        "MY_TOKEN": REDACTED, "MY_DATA": REDACTED, "MY_MODE": "fast"}  # fmt: skip
+
+
+class Named(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = torch.nn.ModuleDict({"/srv/canary/set": torch.nn.Linear(1, 1), "plain": torch.nn.BatchNorm1d(1)})
+
+
+def test_no_name_of_a_component_or_tensor_tells_where(tmp_path: Path) -> None:
+    model = Named()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.state[next(model.heads["plain"].parameters())] = {"/srv/canary/slot": {"/srv/canary/key": torch.ones(1)}}
+    modules = ModuleSource("model", model)
+    source = OptimizerSource("optimizer", optimizer, modules.names().get)
+    found = [*modules.components(), *source.components()]
+    assert "canary" not in str([(c.name, [name for name, _ in c.tensors or ()], c.values) for c in found])
+    assert "heads.plain.running_mean" in str([[name for name, _ in c.tensors or ()] for c in found])

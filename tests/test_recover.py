@@ -263,3 +263,36 @@ def test_fifty_kills(victim: Victim) -> None:
     found += [while_closing(victim, rng) for _ in range(10)]
     print(json.dumps({kind: found.count(kind) for kind in sorted(set(found))}))
     assert found.count("incomplete") >= 20
+
+
+# A hostile directory ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [STEP_FILE, TENSOR_FILE, ORDER_FILE, ".run.json." + "a" * 16])
+@pytest.mark.parametrize("way", ["symlink", "hard link", "folder", "fifo"])
+def test_recover_changes_no_file_elsewhere(tmp_path: Path, name: str, way: str) -> None:
+    content = {STEP_FILE: LOG + b"torn", TENSOR_FILE: FRAMES + b"torn", ORDER_FILE: ORDER + bytes(80)}
+    data = content.get(name, b"precious")
+    path = killed(tmp_path / "run", content[STEP_FILE], content[TENSOR_FILE], content[ORDER_FILE])
+    victim = tmp_path / "elsewhere" / Path(name).name
+    victim.parent.mkdir()
+    victim.write_bytes(data)
+    (path / name).unlink(missing_ok=True)
+    if way == "symlink":
+        (path / name).symlink_to(victim)
+    elif way == "hard link":
+        (path / name).hardlink_to(victim)
+    elif way == "folder":
+        (path / "order" / "rank-0.i64").unlink(missing_ok=True)
+        (path / "order").rmdir()
+        (path / "order").symlink_to(victim.parent)
+    else:
+        os.mkfifo(path / name)
+    hidden_link = way == "hard link" and name.startswith(".")  # the name in the run goes, the file stays
+    if hidden_link:
+        recover(path, SIGNER)
+    else:
+        with pytest.raises((FormatError, UsageError)):
+            recover(path, SIGNER)
+    assert victim.read_bytes() == data
+    assert sorted(victim.parent.iterdir()) == [victim]

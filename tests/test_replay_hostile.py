@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import builders
-from trainmem_audit.errors import FormatError
+from tests.trainings import lay_out, recorded, replayed_here, statement_of
+from trainmem_audit.errors import ConsentError, FormatError, ReplayError
+from trainmem_audit.recording import process
 from trainmem_audit.replaying import child
+from trainmem_audit.replaying.sizes import Dump
+
+replay_module = importlib.import_module("trainmem_audit.replaying.replay")
 
 
 def order(tmp_path: Path, **command: Any) -> dict[str, Any]:
@@ -50,3 +58,145 @@ def test_only_the_numeric_profile_is_taken_from_a_recorded_environment(
     found = child._environment(signed.model_copy(update={"environment": hostile}), tmp_path)
     assert found["OMP_NUM_THREADS"] == "3"
     assert not {"LD_PRELOAD", "MKL_NUM_THREADS", "BASH_ENV"} & found.keys()
+
+
+GATE = """
+import sys
+import torch
+word = sys.argv[2]
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(2):
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    if word != "as-recorded":
+        raise ValueError("x" * 20000 + f"\\n\\x1b[31m{word!r} is not the word: {word}")
+"""
+
+
+def test_a_typed_secret_is_neither_shown_nor_written_down(tmp_path: Path) -> None:
+    where = lay_out(tmp_path / "author", text={"train.py": GATE})
+    assert recorded(where, "train.py", "--token", "as-recorded", home=tmp_path / "home").returncode == 0
+    asked: list[str] = []
+    shown: list[str] = []
+    typed = "typed canary's \\ word"
+
+    def secret(prefix: str) -> str:
+        asked.append(prefix)
+        return typed
+
+    def consent(command: str) -> bool:
+        shown.append(command)
+        return True
+
+    found = replayed_here(where / "run", consent=consent, secret=secret)
+    assert shown == ["python train.py --token [redacted]"]
+    assert asked == [""]
+    assert found.outcome == "inconclusive"
+    assert "is not the word: {redacted}" in found.reason
+    assert "canary" not in found.model_dump_json()
+    with pytest.raises(ConsentError) as refused:
+        replayed_here(where / "run", consent=lambda _: False, secret=secret)
+    assert "canary" not in str(refused.value)
+
+
+GENERATORS = """
+import random
+import numpy as np
+import torch
+streams = [np.random.Generator(np.random.MT19937(seed)) for seed in range(24)]
+others = [torch.Generator().manual_seed(seed) for seed in range(24)]
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(2):
+    model(torch.ones(1, 2) * streams[0].random()).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_the_states_of_many_generators_fit_into_a_replay(tmp_path: Path) -> None:
+    where = lay_out(tmp_path / "author", text={"train.py": GENERATORS})
+    assert recorded(where, "train.py", home=tmp_path / "home").returncode == 0
+    manifest = statement_of(where / "run").predicate
+    padded = {f"extra{n}": manifest.rng_contract["torch.cpu"] for n in range(40)}
+    contract = manifest.model_copy(update={"rng_contract": {**manifest.rng_contract, **padded}})
+    assert len(contract.model_dump_json()) > 2**18  # twice what one word of a command line may hold
+    (tmp_path / "replay" / "tree").mkdir(parents=True)
+    shutil.copyfile(where / "train.py", tmp_path / "replay" / "tree" / "train.py")
+    with child.Child(
+        tmp_path / "replay", tmp_path / "replay" / "tree", contract, ["--token", "canary"], 300
+    ) as running:
+        commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        log = b"".join(running.chunks())
+    assert b'"t":"end"' in log, running.last_words()
+    ours = [line for line in commands.splitlines() if "recording.launcher" in line and "ps -eo" not in line]
+    assert ours
+    assert not [line for line in ours if "canary" in line]
+
+
+def fake_child(tmp_path: Path, script: str, timeout: float = 300) -> child.Child:
+    """Start a script that writes what it likes where the step log is expected."""
+    signed = builders.statement().predicate
+    command = signed.command.model_copy(update={"kind": "script", "entry": "{cwd}/train.py", "arguments": ()})
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "train.py").write_text(script)
+    return child.Child(tmp_path, tmp_path / "tree", signed.model_copy(update={"command": command}), [], timeout)
+
+
+ENDLESS = """
+from pathlib import Path
+with (Path.cwd().parent / "record" / "steps.jsonl").open("ab", buffering=0) as log:
+    while True:
+        log.write(b"x" * 2**16)
+"""
+
+
+def test_a_script_that_logs_without_end_is_ended_in_time(tmp_path: Path) -> None:
+    with fake_child(tmp_path, ENDLESS, timeout=0) as running, pytest.raises(ReplayError, match="ended after 0 s"):
+        (tmp_path / "record" / "steps.jsonl").write_bytes(b"x" * 2**22)
+        for _ in running.chunks():
+            pass
+
+
+def test_a_script_that_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MOST_OUTPUT", 2**20)
+    noise = "while True:\n    print('x' * 10000)\n"
+    with fake_child(tmp_path, noise) as running, pytest.raises(ReplayError, match="printed more than 1 MiB"):
+        for _ in running.chunks():
+            pass
+
+
+def test_a_log_that_outgrows_the_signed_one_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = lay_out(tmp_path / "author", text={"train.py": GENERATORS})
+    assert recorded(where, "train.py", home=tmp_path / "home").returncode == 0
+    monkeypatch.setattr(replay_module, "_MORE_LOG", -(10**9))
+    found = replayed_here(where / "run")
+    assert (found.outcome, found.steps_compared) == ("inconclusive", 0)
+    assert "logs far more" in found.reason
+
+
+@pytest.mark.parametrize("error", [ReplayError("time is up"), FormatError("damaged"), ValueError("odd")])
+def test_a_verdict_stands_although_its_size_cannot_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    where = lay_out(tmp_path / "author", text={"train.py": GENERATORS})
+    assert recorded(where, "train.py", home=tmp_path / "home").returncode == 0
+    changed = lay_out(tmp_path / "changed", text={"train.py": GENERATORS.replace("lr=0.1", "lr=0.2")})
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(replay_module, "_measure", fail)
+    found = replayed_here(where / "run", source=changed, allow_changed_source=True, sizes=True)
+    assert (found.outcome, found.what_if) == ("mismatch", True)
+    assert found.difference is not None
+
+
+@pytest.mark.parametrize("index", [b"{", b"[]", b'{"a":{"b":[0]}}', b'{"a":{"b":[-1,2]}}', b"\xff"])
+def test_a_state_written_aside_may_be_garbage(tmp_path: Path, index: bytes) -> None:
+    (tmp_path / "dump").write_bytes(b"xy")
+    (tmp_path / "dump.json").write_bytes(index)
+    with pytest.raises(FormatError):
+        Dump(tmp_path / "dump")
+    (tmp_path / "dump.json").write_bytes(b'{"a":{"b":[1,9007199254740991]}}')
+    assert Dump(tmp_path / "dump").tensor("a", "b") == b"y"

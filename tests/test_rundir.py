@@ -9,8 +9,10 @@ import stat
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -344,3 +346,106 @@ def test_a_member_is_a_stream(tmp_path: Path) -> None:
             assert file.readline() == b"x\n"
             assert file.read(3) == b"x\nx"
         assert file.closed
+
+
+def edited(path: Path, change: Callable[[bytearray], None]) -> Path:
+    """Change the bytes of a zip of `FILES`."""
+    data = bytearray(zipped(path, FILES).read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return path
+
+
+def with_a_comment(data: bytearray) -> None:
+    data[-2:] = b"\x02\x00hi"
+
+
+def with_something_after_it(data: bytearray) -> None:
+    data += b"more"
+
+
+def with_a_gap(data: bytearray) -> None:
+    """Put an entry that the directory does not list before the directory."""
+    end = data.rindex(b"PK\5\6")
+    start = int.from_bytes(data[end + 16 : end + 20], "little")
+    hidden = b"PK\3\4" + bytes(22) + b"\4\0\0\0evil"
+    data[end + 16 : end + 20] = (start + len(hidden)).to_bytes(4, "little")
+    data[start:start] = hidden
+
+
+def with_an_offset_of_64_bits(offset: int) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        end = data.rindex(b"PK\5\6")
+        start = int.from_bytes(data[end + 16 : end + 20], "little")
+        length = int.from_bytes(data[start + 28 : start + 30], "little")
+        extra = struct.pack("<HHQ", 1, 8, offset)
+        data[start + 42 : start + 46] = b"\xff" * 4
+        data[start + 30 : start + 32] = struct.pack("<H", len(extra))
+        data[end + 12 : end + 16] = (end - start + len(extra)).to_bytes(4, "little")
+        data[start + 46 + length : start + 46 + length] = extra
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_a_comment,
+        with_something_after_it,
+        with_a_gap,
+        *map(with_an_offset_of_64_bits, (2**64 - 1, 2**63, 2**63 - 1, 2**40)),
+    ],
+)
+def test_a_zip_holds_its_entries_and_nothing_else(tmp_path: Path, change: Callable[[bytearray], None]) -> None:
+    with pytest.raises((FormatError, UsageError)):
+        open_run(edited(tmp_path / "a.zip", change))
+
+
+def test_a_zip_whose_entry_has_a_second_name_is_refused(tmp_path: Path) -> None:
+    def rename(info: zipfile.ZipInfo) -> None:
+        info.extra = struct.pack("<HHBI", 0x7075, 9, 1, zlib.crc32(b"odd")) + b"evil"
+
+    with pytest.raises(FormatError):
+        open_run(with_entry(tmp_path / "a.zip", rename))
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_an_entry_whose_own_name_is_no_utf8_is_damaged(tmp_path: Path, name: str) -> None:
+    def change(data: bytearray) -> None:
+        at = data.index(name.encode())
+        data[at - 30 + 7] |= 8  # the flag that says UTF-8: APPNOTE § 4.4.4, bit 11
+        data[at] = 0xFF
+
+    with open_run(edited(tmp_path / "a.zip", change)) as reader, pytest.raises(FormatError, match="damaged"):
+        reader.sha256(name)
+
+
+def test_a_zip_from_a_stream_has_descriptors_and_is_read(tmp_path: Path) -> None:
+    class Stream(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            with (tmp_path / "a.zip").open("ab") as file:
+                return file.write(data)
+
+    with zipfile.ZipFile(io.BufferedWriter(Stream()), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+    with open_run(tmp_path / "a.zip") as reader:
+        assert {name: reader.read(name, 10_000) for name in reader.names()} == FILES
+
+
+def test_a_name_that_is_no_unicode_is_shown_as_text_can(tmp_path: Path) -> None:
+    lay(tmp_path / "caf\udce9")
+    with open_run(tmp_path / "caf\udce9") as reader:
+        assert reader.label == r"caf\udce9"
+
+
+def test_a_write_that_fails_names_the_path_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        write_atomic(tmp_path, b"x")
+    assert caught.value.filename == str(tmp_path)
+    with pytest.raises(FileNotFoundError) as missing:
+        write_atomic(tmp_path / "none" / "x", b"x")
+    assert missing.value.filename == str(tmp_path / "none" / "x")

@@ -284,3 +284,16 @@ def test_of_several_signers_the_best_is_named() -> None:
 def test_what_is_accepted(state: str, untrusted: bool, expected: bool) -> None:
     verdict = judge(ENVELOPE, PUBLIC, NOBODY).model_copy(update={"state": state})
     assert accepted(verdict, signer=None, allow_untrusted=untrusted) is expected
+
+
+@pytest.mark.parametrize("principals", ["!*,alice", "alice,!alice", "!alice"])
+def test_a_name_that_its_own_line_takes_back_is_nobody(tmp_path: Path, principals: str) -> None:
+    key = Signer.generate().public
+    (tmp_path / "list").write_text(f"{principals} {key.openssh_text()}\n")
+    assert read_trust(tmp_path / "list").principals(key) == ()
+
+
+def test_a_negated_name_leaves_the_others(tmp_path: Path) -> None:
+    key = Signer.generate().public
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf" + f"!bob@x,*@x,ann {key.openssh_text()}\n".encode())
+    assert read_trust(tmp_path / "list").principals(key) == ("*@x", "ann")

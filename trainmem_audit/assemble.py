@@ -6,7 +6,6 @@ A run that ended, one whose recorder failed and one that was killed differ only 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from trainmem_audit.documents.manifest import (
 from trainmem_audit.envelope import seal
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.keys import Signer
-from trainmem_audit.rundir import open_run, write_atomic
+from trainmem_audit.rundir import DirectoryReader, open_run, write_atomic
 from trainmem_audit.steplog import FRAME, LogReader, LogSummary, iter_lines
 
 __all__ = ["Recovery", "manifest_members", "recover", "sign_run"]
@@ -119,45 +118,44 @@ def recover(run_dir: Path, signer: Signer) -> Recovery:
     """
     if (run_dir / "run.json").exists():
         raise UsageError("this run is closed and signed already", where="run.json", remedy="trainmem-audit verify")
-    log = _read_log(run_dir)
-    if log.begin is None:
-        raise UsageError(
-            "the run was killed before its first line was written: nothing was recorded, and the script had not begun",
-            where="steps.jsonl",
-            remedy="remove the directory and record again",
-        )
-    cut = {"steps.jsonl": _truncate(run_dir / "steps.jsonl", log.bytes)}
-    for name, length in (("tensors.b3", _frames_length), ("order/rank-0.i64", _order_length)):
-        path = run_dir / name
-        if path.exists():
-            cut[name] = _truncate(path, length(path, log))
-    for leftover in run_dir.rglob(".*"):
-        if _ASIDE.fullmatch(leftover.name) and leftover.is_file():
-            leftover.unlink()
+    with DirectoryReader(run_dir) as reader:  # refuses links and special files, before anything is read or cut
+        log = _read_log(reader)
+        if log.begin is None:
+            raise UsageError(
+                "the run was killed before its first line was written: nothing was recorded, the script had not begun",
+                where="steps.jsonl",
+                remedy="remove the directory and record again",
+            )
+        cut = {"steps.jsonl": _truncate(reader, "steps.jsonl", log.bytes)}
+        for name, length in (("tensors.b3", _frames_length), ("order/rank-0.i64", _order_length)):
+            if name in reader.names():
+                cut[name] = _truncate(reader, name, length(reader, name, log))
+        for name in reader.names():
+            if _ASIDE.fullmatch(name.rpartition("/")[2]):
+                reader.remove(name)
     cut = {name: size for name, size in cut.items() if size}
     extra = () if log.end is not None else (f"everything after step {log.steps - 1}: the run was killed",)
     return Recovery(sign_run(run_dir, log, signer, extra), log.steps, cut)
 
 
-def _read_log(run_dir: Path) -> LogSummary:
-    path = run_dir / "steps.jsonl"
-    reader = LogReader()
-    if run_dir.is_dir() and not any(run_dir.iterdir()):
-        return reader.finish()
-    if not path.is_file():
-        raise UsageError("not a run directory", where=run_dir.name, expected="a directory with steps.jsonl")
-    with path.open("rb") as file:
+def _read_log(reader: DirectoryReader) -> LogSummary:
+    log = LogReader()
+    if not reader.names():
+        return log.finish()
+    if "steps.jsonl" not in reader.names():
+        raise UsageError("not a run directory", where=reader.label, expected="a directory with steps.jsonl")
+    with reader.open("steps.jsonl") as file:
         for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), "steps.jsonl"):
             if whole:
-                reader.read(line)
-    return reader.finish()
+                log.read(line)
+    return log.finish()
 
 
-def _frames_length(path: Path, log: LogSummary) -> int:
+def _frames_length(reader: DirectoryReader, name: str, log: LogSummary) -> int:
     """Return where the last whole frame of a step in the log ends."""
-    size = path.stat().st_size
+    size = reader.size(name)
     offset = 0
-    with path.open("rb") as file:
+    with reader.open(name) as file:
         while offset + FRAME.size <= size:
             file.seek(offset)
             step, count = FRAME.unpack(file.read(FRAME.size))
@@ -168,12 +166,12 @@ def _frames_length(path: Path, log: LogSummary) -> int:
     return offset
 
 
-def _order_length(path: Path, log: LogSummary) -> int:
-    return min(path.stat().st_size, 8 * log.indexed_samples)
+def _order_length(reader: DirectoryReader, name: str, log: LogSummary) -> int:
+    return min(reader.size(name), 8 * log.indexed_samples)
 
 
-def _truncate(path: Path, size: int) -> int:
-    cut = path.stat().st_size - size
+def _truncate(reader: DirectoryReader, name: str, size: int) -> int:
+    cut = reader.size(name) - size
     if cut > 0:
-        os.truncate(path, size)
+        reader.truncate(name, size)
     return max(cut, 0)

@@ -48,6 +48,8 @@ CHAIN_START: Final = bytes(32)
 _CHAIN_PREFIX: Final = b'{"chain":"'
 _CHAIN_END: Final = len(_CHAIN_PREFIX) + 64
 _HEX_FLOAT = re.compile(r"-?0x[01]\.[0-9a-f]{13}p[+-][0-9]{1,4}|0x0\.0p\+0|-0x0\.0p\+0")
+MOST_VALUES: Final = 2**19
+"""The most values that one JSON text of ours may hold: the tensors of a component take about seven each."""
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
 
@@ -106,8 +108,9 @@ def loads_strict(data: bytes, where: str) -> Any:
     Raises
     ------
     FormatError
-        Naming `where`, for anything else, nesting too deep for the parser included.
+        Naming `where`, for anything else, nesting too deep for the parser and more than `MOST_VALUES` included.
     """
+    _refuse_many(data, where)
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -125,6 +128,13 @@ def loads_strict(data: bytes, where: str) -> Any:
         raise _too_deep(where) from None
     except ValueError as error:
         raise FormatError("not JSON", where=where, got=str(error)) from None
+
+
+def _refuse_many(data: bytes, where: str) -> None:
+    """Refuse a text that would take far more memory than it is long; punctuation within strings counts too."""
+    count = data.count(b",") + data.count(b"[") + data.count(b"{")
+    if count > MOST_VALUES:
+        raise FormatError("JSON with too many values", where=where, expected=f"at most {MOST_VALUES}", got=str(count))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,6 +165,7 @@ def split_line(line: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         If the line is not its own canonical form (this catches duplicate keys, spaces, other escapes and floats), or
         does not begin with a chain digest.
     """
+    _refuse_many(line, where)
     try:
         members = json.loads(line, parse_float=_no_float, parse_constant=_no_float, parse_int=_bounded_int)
         canonical = isinstance(members, dict) and line_bytes(members) == line

@@ -30,11 +30,15 @@ __all__ = [
     "pae",
     "parse_envelope",
     "seal",
+    "verifiers",
     "verifying_signatures",
 ]
 
-MAX_BYTES: Final = 128 * 2**20
-MAX_SIGNATURES: Final = 64
+MAX_PAYLOAD: Final = 16 * 2**20
+MAX_BYTES: Final = 24 * 2**20
+MAX_SIGNATURES: Final = 8
+
+_MOST_HASHED: Final = 2**32
 
 _STANDARD: Final = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _URL_SAFE: Final = re.compile(r"[A-Za-z0-9_-]*={0,2}")
@@ -73,8 +77,8 @@ def parse_envelope(data: bytes, where: str) -> Envelope:
     Raises
     ------
     FormatError
-        Naming `where` and the member, if the bytes are no DSSE envelope, or more than 128 MiB or 64
-        signatures.
+        Naming `where` and the member, if the bytes are no DSSE envelope, or more than 24 MiB or 8
+        signatures, or hold a payload of more than 16 MiB.
     """
     if len(data) > MAX_BYTES:
         raise FormatError("too long", where=where, expected=f"at most {MAX_BYTES} bytes", got=str(len(data)))
@@ -83,6 +87,8 @@ def parse_envelope(data: bytes, where: str) -> Envelope:
     if not payload_type:
         raise FormatError("an empty payloadType", where=where, expected="a media type")
     payload = _base64(_text(members, "payload", where), f"{where}: payload")
+    if len(payload) > MAX_PAYLOAD:
+        raise FormatError("the payload is too long", where=where, expected=f"at most {MAX_PAYLOAD} bytes")
     signatures = members.get("signatures")
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= MAX_SIGNATURES:
         raise FormatError("no usable `signatures`", where=where, expected=f"a list of 1 to {MAX_SIGNATURES} signatures")
@@ -180,6 +186,25 @@ def add_signature(data: bytes, signer: Signer, where: str = "run.json") -> bytes
     return _exact_form(Envelope(envelope.payload, envelope.payload_type, (*others, new)))
 
 
+def verifiers(envelope: Envelope, keys: Iterable[PublicKey]) -> tuple[PublicKey | None, ...]:
+    """Return for each signature the key of `keys` that verifies it, the one that its keyid names tried first.
+
+    A keyid is a hint only (DSSE), so the other keys are tried too: as long as all attempts together hash no more than a
+    few gigabytes, and 64 at least.
+    """
+    message = envelope.signed_bytes()
+    named = {key.keyid: key for key in keys}
+    left = max(64, _MOST_HASHED // (len(message) or 1))
+    found: list[PublicKey | None] = []
+    for signature in envelope.signatures:
+        hinted = named.get(signature.keyid)
+        ordered = [*filter(None, [hinted]), *(key for key in named.values() if key is not hinted)][:left]
+        match = next((n for n, key in enumerate(ordered) if key.verify(signature.sig, message)), None)
+        left -= len(ordered) if match is None else match + 1
+        found.append(None if match is None else ordered[match])
+    return tuple(found)
+
+
 def verifying_signatures(envelope: Envelope, key: PublicKey) -> tuple[EnvelopeSignature, ...]:
     """Return the signatures that `key` verifies, whatever their keyids say (DSSE: a keyid is a hint only)."""
     message = envelope.signed_bytes()
@@ -192,11 +217,12 @@ def form_findings(
     signer_keys: Sequence[PublicKey],
     other_keys: Iterable[PublicKey] = (),
     where: str = "run.json",
+    verified: Sequence[PublicKey | None] | None = None,
 ) -> tuple[Finding, ...]:
     """Return every deviation of `data` from the form in which we write an envelope.
 
     `signer_keys` are those of `signer.pub`, each of which must have signed; `other_keys` (of a trust file)
-    need not.
+    need not. `verified` is what `verifiers` says of all these keys, where that is known already.
 
     - `ENV-FORM` error: other bytes than the exact form (a member more, white space, another base64 spelling,
       no LF …), or two signatures under one keyid.
@@ -207,8 +233,8 @@ def form_findings(
     - `ENV-UNCHECKED` warning: no key at hand for a signature, so it was not checked.
     """
     keys = {key.keyid: key for key in (*signer_keys, *other_keys)}
-    message = envelope.signed_bytes()
-    verified = [_verifier(signature, keys, message) for signature in envelope.signatures]
+    if verified is None:
+        verified = verifiers(envelope, keys.values())
     findings = [*_byte_findings(data, envelope, where)]
     for number, (signature, key) in enumerate(zip(envelope.signatures, verified, strict=True)):
         findings += _signature_findings(signature, key, keys, f"{where}: signatures[{number}]")
@@ -227,14 +253,6 @@ def form_findings(
         if key.keyid not in signed
     ]
     return tuple(findings)
-
-
-def _verifier(signature: EnvelopeSignature, keys: dict[str, PublicKey], message: bytes) -> PublicKey | None:
-    """Return the key that verifies the signature, the one that its keyid names first."""
-    hinted = keys.get(signature.keyid)
-    ordered = [hinted] if hinted else []
-    ordered += [key for key in keys.values() if key is not hinted]
-    return next((key for key in ordered if key.verify(signature.sig, message)), None)
 
 
 def _byte_findings(data: bytes, envelope: Envelope, where: str) -> Iterator[Finding]:

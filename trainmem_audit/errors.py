@@ -1,11 +1,19 @@
 """The errors that a user can meet. Every message says where, expected, got and the remedy.
 
+What a message quotes may come from a hostile file, so `str` makes every part fit for a terminal (`text.safe_text`) and
+bounds its length; the parts themselves stay as they are, for documents.
+
 Not here: findings. What must not be ignored raises; what must be listed is a `documents.findings.Finding`.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from trainmem_audit.text import clip, safe_text
+
 __all__ = [
+    "NEXT_LINE",
     "ConsentError",
     "FormatError",
     "KeyFileError",
@@ -14,6 +22,12 @@ __all__ = [
     "TrainmemAuditError",
     "UsageError",
 ]
+
+
+NEXT_LINE: Final = "\n" + 12 * " "
+"""The one line break that a part of a message may have; indented, so that nothing quoted looks like a line of ours."""
+_LONGEST: Final = 600
+_MOST_LINES: Final = 40
 
 
 class TrainmemAuditError(Exception):
@@ -38,14 +52,19 @@ class TrainmemAuditError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.message}" if self.where else self.message
-        lines = [head]
+        message = _shown(self.message)
+        lines = [f"{_shown(self.where)}: {message}" if self.where else message]
         lines += [
-            f"  {label + ':':<9} {text}"
+            f"  {label + ':':<9} {_shown(text)}"
             for label, text in (("expected", self.expected), ("got", self.got), ("remedy", self.remedy))
             if text
         ]
         return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    lines = text.split(NEXT_LINE)[:_MOST_LINES]
+    return NEXT_LINE.join(clip(safe_text(line), _LONGEST) for line in lines)
 
 
 class UsageError(TrainmemAuditError):

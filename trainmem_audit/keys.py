@@ -52,7 +52,7 @@ __all__ = [
 
 PASSPHRASE_VARIABLE: Final = "TRAINMEM_AUDIT_PASSPHRASE"
 HOME_VARIABLE: Final = "TRAINMEM_AUDIT_HOME"
-MAX_SIGNERS: Final = 64
+MAX_SIGNERS: Final = 8
 
 _P: Final = 2**255 - 19  # the field, RFC 8032 § 5.1
 _L: Final = 2**252 + 27742317777372353535851937790883648493  # the order of the base point
@@ -165,7 +165,7 @@ def parse_public_keys(data: bytes, where: str) -> tuple[PublicKey, ...]:
     Raises
     ------
     KeyFileError
-        For a comment (it could claim to be anybody), a blank line, a key twice, more than 64 keys, or no key.
+        For a comment (it could claim to be anybody), a blank line, a key twice, more than 8 keys, or no key.
     """
     lines = data.splitlines(keepends=True)
     if not 1 <= len(lines) <= MAX_SIGNERS:

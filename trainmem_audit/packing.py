@@ -19,7 +19,7 @@ from typing import Any, Final
 from trainmem_audit.canonical import loads_strict
 from trainmem_audit.documents.manifest import UNLISTED
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
-from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.errors import NEXT_LINE, FormatError, UsageError
 from trainmem_audit.privacy import NAME_KIND, find_identity, find_secrets, identity
 from trainmem_audit.rundir import DirectoryReader, RunReader, check_names
 
@@ -170,13 +170,13 @@ def _refusal(found: tuple[Secret, ...]) -> UsageError:
         remedies.append("take the secret out of the script, revoke it, and record again (or --allow-secrets)")
     if names:
         remedies.append("for a blind review take your name out and record again; else --allow-identity")
-    shown = "\n            ".join(str(secret) for secret in found[:_SHOWN])
-    more = f"\n            and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    shown = NEXT_LINE.join(str(secret) for secret in found[:_SHOWN])
+    more = f"{NEXT_LINE}and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return UsageError(
         "the run holds what should not be published; nothing was packed",
         where=str(found[0]).rsplit(": ", 1)[0],
         got=shown + more,
-        remedy="\n            ".join(remedies),
+        remedy=NEXT_LINE.join(remedies),
     )
 
 

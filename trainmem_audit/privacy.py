@@ -8,17 +8,20 @@ environment variables (`recording`), and salted commitments.
 from __future__ import annotations
 
 import getpass
+import json
 import ntpath
 import os
 import platform
 import posixpath
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from trainmem_audit.documents.steplog import Argument
 
@@ -29,14 +32,27 @@ __all__ = [
     "find_identity",
     "find_secrets",
     "identity",
+    "is_secret_name",
     "known_identity",
+    "last_line",
     "public_line",
+    "public_name",
     "public_text",
     "redact_argv",
+    "without",
 ]
 
-SECRET_FLAG: Final = re.compile(r"token(?!i[sz])|secret|passw|passphrase|api.?key|auth|credential", re.IGNORECASE)
-"""Names of arguments whose values are kept out; `tokenizer` is none."""
+SECRET_FLAG: Final = re.compile(
+    r"token(?!i[sz])|secret|passw|passphrase|api.?key|auth(?!ors?(?![a-z]))|credential"
+    r"|(?<![a-z])(?:pass|pwd|pat|bearer|cookies?)(?![a-z_.-])"
+    r"|(?:access|account|aws|azure|comet|deploy|encryption|license|master|neptune|openai|private|service|shared|signing"
+    r"|ssh|storage|wandb)[_.-]?key(?![a-z])"
+    r"|(?<![a-z_.-])-{0,2}key(?![a-z_.-])",
+    re.IGNORECASE,
+)
+"""Names whose values are kept out; `tokenizer`, `author`, `pass-through`, `patience` and `sort-key` are none."""
+_PAIR_FLAG: Final = re.compile(r"--?(?:http-?|basic-?)?auth", re.IGNORECASE)
+"""Names of arguments that may take two values, a user and a password."""
 
 REDACTED: Final = "{redacted}"
 """What stands in a record for a text that must not."""
@@ -80,6 +96,10 @@ _SHAPES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
         ("eyj",),
         r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_-]{8,4096}\.eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{0,4096}",
     ),
+    "signed URL": (
+        ("sig=", "signature=", "credential="),
+        r"(?i:[?&](?:sig|signature|x-(?:amz|goog)-(?:signature|credential))=)[^&\s\"'<>]{8,2048}",
+    ),
     "credentials in a URL": (
         ("://",),
         r"[A-Za-z][A-Za-z0-9+.-]{1,20}://"
@@ -119,11 +139,21 @@ _PREFIX: Final = re.compile(r"(?:-[A-Za-z](?=[/~])|(?:--?|\+{1,2}|~)?[A-Za-z_][\
 _FLAG: Final = re.compile(r"--?[A-Za-z][\w.-]*")
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _EMBEDDED: Final = re.compile(
-    r"(?<![\w./~*})\]-])(?:~[\w.-]*)?/(?!/|dev/)[^\s/,;:\"']+/|(?<![A-Za-z])[A-Za-z]:\\[^\s\\]"
+    r"(?<![\w./~*)\]-])(?:~[\w.-]*)?/(?!/|dev/)[^\s/,;:\"']+/|(?<![A-Za-z])[A-Za-z]:\\[^\s\\]"
 )
 
-
-_ANY_PATH: Final = re.compile(r"(?<![\w./}…])(?:~[\w.-]*)?/[^\s'\",;:()<>|]+")
+_CLIMBS: Final = re.compile(r"(?:\A|(?<=[\s=:,;\"'(\[]))(?:\.\.[\\/]){1,32}[^\s.\\/]")
+"""A path that leads out of the working directory and into a folder with a name."""
+_PLAIN_NAME: Final = re.compile(r"(?:[A-Za-z0-9_-]{0,24}\.)*[A-Za-z0-9_-]{0,24}")
+_ANY_PATH: Final = re.compile(r"(?<![\w./}…])(?:~[\w.-]*)?/(?:[^\n'\",;:()<>|]*/)?[^\s'\",;:()<>|]+")
+"""A path in running text: from its first slash to the last that may belong to it, for a path may hold spaces."""
+_ESCAPES: Final = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]?"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]{0,4096}(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]{0,8}[0-~]?"
+)
+"""Escape sequences of terminals (ECMA-48): CSI, strings up to their end, the others."""
+_LAST_LINE: Final = 300
 
 
 def find_secrets(text: str) -> list[tuple[str, int, int]]:
@@ -188,8 +218,25 @@ def public_text(text: str) -> str:
     It is `REDACTED` as a whole if anything in it looks like a secret or a path from the root, or names this user or
     machine.
     """
-    hidden = find_secrets(text) or os.path.isabs(text) or _tells(text, known_identity())  # noqa: PTH117
+    leads = os.path.isabs(text) or "file://" in text.lower() or _CLIMBS.search(text)  # noqa: PTH117
+    hidden = leads or find_secrets(text) or _tells(text, known_identity())
     return REDACTED if hidden or not _is_unicode(text) else text
+
+
+def public_name(name: str) -> str:
+    """Return the name of a tensor or module as it may be recorded, where it is plain each part between dots by itself.
+
+    Parts recur in a large model, so that asking for many names costs little.
+    """
+    parts = ".".join(map(public_text, name.split(".")))
+    if not _PLAIN_NAME.fullmatch(name) and (parts != name or public_text(name) == REDACTED):
+        return REDACTED  # a path, an address or a token may itself hold dots
+    return parts
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a text under this name (of a setting, a variable) is kept out of a record."""
+    return bool(SECRET_FLAG.search(name))
 
 
 def public_line(text: str) -> str:
@@ -199,6 +246,46 @@ def public_line(text: str) -> str:
     for _, start, end in sorted(found, key=lambda hit: hit[1], reverse=True):
         text = text[:start] + REDACTED + text[end:]
     return text
+
+
+def last_line(printed: bytes, whole: bool, hidden: Iterable[str] = (), ours: str = "") -> str:
+    """Return the last line that a program printed, as it may be shown and published.
+
+    Parameters
+    ----------
+    printed, whole:
+        The end of what it printed, and whether that is all of it: else its first line may have been cut in two, and is
+        left out.
+    hidden:
+        Texts that must not be in it (`without`).
+    ours:
+        What a message of ours begins with: the last of them is returned as a whole, on one line.
+    """
+    text = _ESCAPES.sub("", printed.decode("utf-8", "replace"))
+    lines = text.strip().splitlines()[0 if whole else 1 :]
+    own = [number for number, line in enumerate(lines) if ours and line.startswith(ours)]
+    last = " ".join(" ".join(lines[own[-1] :]).split()) if own else lines[-1].strip() if lines else ""
+    line = public_line(without(last, hidden))
+    return line if len(line) <= _LAST_LINE else line[:_LAST_LINE] + "…"
+
+
+def without(text: str, hidden: Iterable[str]) -> str:
+    """Return `text` with each of `hidden`, also as Python, JSON, a shell or a URL would spell it, taken out.
+
+    A text of less than four characters is taken out where it stands as a word, for it may be part of any.
+    """
+    spelt = {form for secret in hidden if secret.strip() for form in _spellings(secret)}
+    for form in sorted(spelt, key=len, reverse=True):
+        if len(form) >= 4:
+            text = text.replace(form, REDACTED)
+        else:
+            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", lambda _: REDACTED, text)
+    return text
+
+
+def _spellings(text: str) -> Iterator[str]:
+    yield from (text, text.strip(), repr(text)[1:-1], json.dumps(text)[1:-1], shlex.quote(text))
+    yield quote(text, safe="", errors="surrogateescape")
 
 
 def _homes(environ: Mapping[str, str]) -> Iterator[str]:
@@ -272,14 +359,16 @@ def redact_argv(argv: list[str], cwd: Path, names: Iterable[str] | None = None) 
     """
     known = identity() if names is None else tuple(names)
     arguments: list[Argument] = []
-    flag = ""
+    flag, left = "", 0
     for text in argv:
-        takes_value = bool(flag) and not (text.startswith("--") and _FLAG.fullmatch(text))
+        takes_value = left > 0 and not (text.startswith("--") and _FLAG.fullmatch(text))
         if takes_value and _is_secret_value(flag, text):
             arguments.append(Argument(redacted=True))
-        else:
-            arguments.append(_redact(text, cwd, known))
+            left -= 1
+            continue
+        arguments.append(_redact(text, cwd, known))
         flag = text if _FLAG.fullmatch(text) and SECRET_FLAG.search(text) else ""
+        left = 0 if not flag else 2 if _PAIR_FLAG.fullmatch(flag) else 1
     return tuple(arguments)
 
 
@@ -309,7 +398,13 @@ def _redact(text: str, cwd: Path, names: tuple[str, ...]) -> Argument:
 
 
 def _tells(text: str, names: tuple[str, ...]) -> bool:
-    return bool(find_identity(text, names)) or bool(_EMBEDDED.search(text))
+    return bool(find_identity(text, names)) or any(map(_is_path, _EMBEDDED.finditer(text)))
+
+
+def _is_path(match: re.Match[str]) -> bool:
+    """Return whether a slash begins a path: not where it follows a place holder (`{cwd}/…`, `${dir}/…`)."""
+    before = match.string[: match.start()]
+    return not (before.endswith("}") and "{" in before)
 
 
 def _assigns_secret(value: str) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -257,9 +258,9 @@ def _number(text: str | None) -> float | None:
 
 def _find_member(values: Any, name: str) -> Any:
     """Return the first member called `name` in nested values, breadth first, `None` where there is none."""
-    queue = [values]
+    queue = deque([values])
     while queue:
-        value = queue.pop(0)
+        value = queue.popleft()
         if isinstance(value, dict):
             if name in value:
                 return value[name]
@@ -691,7 +692,7 @@ def _markdown_environment() -> Environment:
 
 
 _CODE: Final = re.compile(r"[^`|\\<>&\s]+(?: [^`|\\<>&\s]+)*")
-_MARKDOWN_SPECIAL: Final = re.compile(r"[\\`*_\[\]#|~$!]|:(?=//)|(?<=w)\.|(?<=[0-9])\.(?= )|^[-+=]")
+_MARKDOWN_SPECIAL: Final = re.compile(r"[\\`*_\[\]#|~$!@]|:(?=//)|(?<=w)\.|(?<=[0-9])\.(?= )|^[-+=]")
 _HTML_SPECIAL: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 

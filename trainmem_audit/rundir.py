@@ -1,4 +1,4 @@
-"""Reads a run from a directory or a zip that may be hostile, and writes single files atomically.
+"""Reads a run from a directory or a zip that may be hostile, cuts torn files, and writes single files atomically.
 
 A name is checked before it is used; no link is followed, nothing but a regular file is opened, and no zip
 yields more than it declares. Not here: what any file means, which files belong to a run
@@ -13,16 +13,19 @@ import io
 import os
 import secrets
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO, Final, Self, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, Self, TypeVar, cast
 
 from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.text import safe_text
 
 __all__ = [
     "DirectoryReader",
@@ -45,15 +48,23 @@ MAX_RATIO: Final = 100
 
 _T = TypeVar("_T")
 _CHUNK: Final = 2**20
-_LOCAL_HEADER: Final = 30  # bytes before an entry's name: APPNOTE § 4.3.7
+_LOCAL_HEADER: Final = struct.Struct("<4s22xHH")  # what stands before an entry's name: APPNOTE § 4.3.7
+_UNICODE_PATH: Final = 0x7075
+_DESCRIPTORS: Final = (12, 16, 20, 24)  # bytes after an entry's data: APPNOTE § 4.3.9
+_END_RECORD: Final = struct.Struct("<4s16xH")
+_DAMAGED: Final = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError, ValueError,
+)  # fmt: skip
+"""Every way in which `zipfile` fails over a damaged zip (NotImplementedError and UnicodeError among them)."""
 _BAD_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-_READ_FLAGS: Final = (
-    os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
+_WAYS: Final = (
+    getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_READ_FLAGS: Final = os.O_RDONLY | _WAYS
+_WRITE_FLAGS: Final = os.O_RDWR | _WAYS
 _HAS_DIR_FD: Final = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
 
 
@@ -196,7 +207,7 @@ class DirectoryReader(RunReader):
     """A run directory. It is listed once; a file is opened part by part below the directory's descriptor."""
 
     def __init__(self, path: Path) -> None:
-        self.label = path.name or str(path)
+        self.label = safe_text(path.name or str(path))
         self._path = path
         self._sizes: dict[str, int] = {}
         found: list[tuple[str, int]] = []
@@ -249,9 +260,36 @@ class DirectoryReader(RunReader):
 
     def open(self, name: str) -> BinaryIO:
         """Open a file without following any link, and only if what was opened is a regular file."""
+        return os.fdopen(self._checked(name, _READ_FLAGS), "rb")
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file, and no other that a link leads to or that has a second name elsewhere.
+
+        For `recover`, which mends the record of a run that was killed; nothing else of a run is ever changed.
+        """
+        descriptor = self._checked(name, _WRITE_FLAGS)
+        with os.fdopen(descriptor, "r+b") as file:
+            if os.fstat(descriptor).st_nlink > 1:
+                raise FormatError(
+                    "not cut, since the file has another name elsewhere (a hard link)", where=f"{self.label}: {name}"
+                )
+            file.truncate(size)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; folders on the way to it are no links."""
+        self.size(name)
+        folder, base = self._folder_below(name.split("/"))
+        try:
+            os.unlink(base, dir_fd=folder)
+        finally:
+            if folder is not None:
+                os.close(folder)
+
+    def _checked(self, name: str, flags: int) -> int:
+        """Open a regular file and return its descriptor."""
         self.size(name)
         try:
-            descriptor = self._open_below(name.split("/"))
+            descriptor = self._open_below(name.split("/"), flags)
         except OSError as error:
             raise self._unreadable(name, error) from None
         try:
@@ -259,20 +297,30 @@ class DirectoryReader(RunReader):
         except FormatError:
             os.close(descriptor)
             raise
-        return os.fdopen(descriptor, "rb")
+        return descriptor
 
-    def _open_below(self, parts: list[str]) -> int:
+    def _open_below(self, parts: list[str], flags: int) -> int:
+        folder, base = self._folder_below(parts)
+        try:
+            return os.open(base, flags, dir_fd=folder)
+        finally:
+            if folder is not None:
+                os.close(folder)
+
+    def _folder_below(self, parts: list[str]) -> tuple[int | None, str]:
+        """Open the folder of a file part by part, following no link; return it and the file's name in it."""
         if not _HAS_DIR_FD:
-            return os.open(self._path.joinpath(*parts), _READ_FLAGS)
+            return None, str(self._path.joinpath(*parts))
         folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for part in parts[:-1]:
                 inner = os.open(part, _READ_FLAGS | os.O_DIRECTORY, dir_fd=folder)
                 os.close(folder)
                 folder = inner
-            return os.open(parts[-1], _READ_FLAGS, dir_fd=folder)
-        finally:
+        except OSError:
             os.close(folder)
+            raise
+        return folder, parts[-1]
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -282,14 +330,17 @@ class ZipReader(RunReader):
     """A run in a zip, at its top or in one top-level folder. The whole table of contents is judged first."""
 
     def __init__(self, path: Path) -> None:
-        self.label = path.name
+        self.label = safe_text(path.name)
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError) as error:
+        except _DAMAGED as error:
             raise FormatError("not a readable zip", where=self.label, got=str(error)) from None
         try:
             self._members = self._judge(path.stat().st_size)
             self._names = check_names(self._members, self.label)
+        except _DAMAGED as error:
+            self._zip.close()
+            raise FormatError("not a readable zip", where=self.label, got=str(error)) from None
         except FormatError:
             self._zip.close()
             raise
@@ -300,7 +351,7 @@ class ZipReader(RunReader):
             raise self._refused("too many entries", f"at most {MAX_FILES}", str(len(infos)))
         for info in infos:
             self._judge_entry(info)
-        self._judge_layout(infos)
+        self._judge_layout(infos, archive_size)
         total = sum(info.file_size for info in infos)
         bound = min(MAX_TOTAL, max(FREE_TOTAL, MAX_RATIO * archive_size))
         if total > bound:
@@ -322,19 +373,49 @@ class ZipReader(RunReader):
             raise self._refused("an entry is encrypted", "plain entries", ascii(name[:200]))
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise self._refused("a compression method not in use here", "stored or deflated", ascii(name[:200]))
+        if _UNICODE_PATH in _extra_fields(info.extra):
+            raise self._refused("an entry with a second name", "one name", ascii(name[:200]))
         if info.is_dir() and info.file_size:
             raise self._refused("a folder with content", "no bytes", ascii(name[:200]))
 
-    def _judge_layout(self, infos: list[zipfile.ZipInfo]) -> None:
-        """Refuse entries that share bytes (the trick of the densest bombs), and a zip behind another file."""
+    def _judge_layout(self, infos: list[zipfile.ZipInfo], archive_size: int) -> None:
+        """Demand the entries one after another, then the directory, then the end, and nothing between or beside them.
+
+        So no entry shares bytes with another (the trick of the densest bombs), and nothing lies hidden in the file.
+        """
         end = 0
-        ordered = sorted(infos, key=lambda info: info.header_offset)
-        if ordered and ordered[0].header_offset:
-            raise self._refused("bytes before the first entry", "a zip and nothing else", "another file in front")
-        for info in ordered:
+        spare: tuple[int, ...] = (0,)
+        start = self._zip.start_dir
+        for info in sorted(infos, key=lambda info: info.header_offset):
+            name = ascii(info.orig_filename[:200])
             if info.header_offset < end:
-                raise self._refused("entries overlap", "one after another", ascii(info.orig_filename[:200]))
-            end = info.header_offset + _LOCAL_HEADER + len(info.orig_filename) + info.compress_size
+                raise self._refused("entries overlap", "one after another", name)
+            if info.header_offset - end not in spare:
+                what = "bytes that belong to no entry" if end else "bytes before the first entry"
+                raise self._refused(what, "a zip and nothing else", f"something before {name}")
+            end = info.header_offset + self._local_header(info, start) + info.compress_size
+            spare = _DESCRIPTORS if info.flag_bits & 8 else (0,)
+        if start - end not in spare:
+            raise self._refused("bytes that belong to no entry", "the directory after the last entry", "before it")
+        if self._at(archive_size - _END_RECORD.size, _END_RECORD) != (b"PK\5\6", 0):
+            raise self._refused("something after the end of the zip", "a zip without comment", "a comment or more")
+
+    def _local_header(self, info: zipfile.ZipInfo, limit: int) -> int:
+        """Return the length of an entry's own header."""
+        where = info.header_offset
+        if not 0 <= where <= limit - _LOCAL_HEADER.size:
+            raise self._refused("an entry lies outside of the zip", "entries before the directory", str(where))
+        magic, name, extra = self._at(where, _LOCAL_HEADER)
+        if magic != b"PK\3\4":
+            raise self._refused("an entry without its header", "PK 3 4", ascii(info.orig_filename[:200]))
+        return int(_LOCAL_HEADER.size + name + extra)
+
+    def _at(self, offset: int, form: struct.Struct) -> tuple[Any, ...]:
+        file = self._zip.fp
+        if file is None or offset < 0:
+            raise self._refused("too short", "a zip", f"{offset} bytes")
+        file.seek(offset)
+        return form.unpack(file.read(form.size))
 
     def _without_top(self, files: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         members = {info.filename: info for info in files}
@@ -378,6 +459,16 @@ class ZipReader(RunReader):
         self._zip.close()
 
 
+def _extra_fields(extra: bytes) -> set[int]:
+    """Return the kinds of the extra fields of an entry."""
+    kinds: set[int] = set()
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        kinds.add(kind)
+        extra = extra[4 + length :]
+    return kinds
+
+
 class _Member(io.RawIOBase):
     """One zip entry: yields exactly the declared number of bytes, or raises FormatError."""
 
@@ -410,7 +501,7 @@ def _guarded(where: str, action: Callable[[], _T]) -> _T:
     """Run `action` with every way in which a damaged zip fails turned into FormatError."""
     try:
         return action()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise FormatError("the zip entry is damaged", where=where, got=str(error)[:200]) from None
 
 
@@ -448,5 +539,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:  # named after what the caller knows
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import Line
-from trainmem_audit.envelope import parse_envelope
+from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.sidefiles import find_frame
@@ -18,7 +18,7 @@ from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
 __all__ = ["MAX_ENVELOPE", "compare", "read_lines", "read_statement", "tensor_lookup"]
 
 _CHUNK = 2**20
-MAX_ENVELOPE = 64 * 2**20
+MAX_ENVELOPE = MAX_BYTES
 
 
 def read_lines(reader: RunReader) -> Iterator[Line]:

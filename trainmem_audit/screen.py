@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
-from trainmem_audit.text import safe_text
+from trainmem_audit.text import clip, safe_text
 
 __all__ = ["FORMATS", "difference_lines", "verification_text"]
 
@@ -60,10 +60,11 @@ def _findings(verification: Verification) -> Iterator[str]:
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"  {finding.severity} {finding.code} {safe_text(finding.where)}: {safe_text(finding.message)}"
+    where, message = clip(safe_text(finding.where), 300), clip(safe_text(finding.message), 600)
+    yield f"  {finding.severity} {safe_text(finding.code)} {where}: {message}"
     for label, text in (("expected", finding.expected), ("got", finding.got), ("remedy", finding.remedy)):
         if text:
-            yield f"    {label + ':':<9} {safe_text(text)[:300]}"
+            yield f"    {label + ':':<9} {clip(safe_text(text), 300)}"
 
 
 def _replay(replay: Replay) -> Iterator[str]:
@@ -85,14 +86,15 @@ def difference_lines(difference: Difference) -> Iterator[str]:
     stage = {"start": " (before its update)", "step": "", "end": " (after the last update)"}[difference.stage]
     yield f"first difference: step {difference.step}{stage}"
     yield f"blame: {safe_text(difference.blame)}"
-    yield f"  {difference.explanation}"
+    yield f"  {safe_text(difference.explanation)}"
     yield f"what differs there, in the order of cause ({len(difference.components)}):"
     for component in difference.components:
         detail = f": {safe_text(component.detail)}" if component.detail else ""
         yield f"  {safe_text(component.component)}{detail}"
         for tensor in component.tensors[:3]:
             shape = "×".join(str(size) for size in tensor.shape) or "scalar"
-            yield f"      {safe_text(tensor.name)} {tensor.dtype} {shape}: {tensor.expected[:12]} → {tensor.got[:12]}"
+            digests = f"{safe_text(tensor.expected[:12])} → {safe_text(tensor.got[:12])}"
+            yield f"      {safe_text(tensor.name)} {safe_text(tensor.dtype)} {shape}: {digests}"
             if tensor.size:
                 yield f"        {safe_text(tensor.size)}"
         if len(component.tensors) > 3:

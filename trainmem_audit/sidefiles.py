@@ -115,7 +115,7 @@ class OrderFile:
         while left:
             data = self._file.read(min(left, 2**20))
             if not data:
-                raise FormatError("the file is too short", where=ORDER_FILE, got=f"{self._offset} bytes")
+                raise FormatError("the file is too short", where=f"{ORDER_FILE}: byte {self._offset}", got="its end")
             hasher.update(data)
             left -= len(data)
             self._offset += len(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from trainmem_audit.canonical import CHAIN_START, chain_digest, line_bytes, split_line, value_digest
 from trainmem_audit.documents.common import Scalar
@@ -51,6 +51,10 @@ FRAME = struct.Struct("<QI")
 follow, component by component in the order of their names, each in the order of its header."""
 MAX_LINE = 16 * 2**20
 """The longest line that is read, in bytes; `inventory` lines of large models are the longest that we write."""
+MOST_NAMES = 2**16
+MOST_PARTS = 2**20
+"""How much a log may introduce: names of one kind, and tensors or values of all components."""
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -76,6 +80,7 @@ class LogSummary:
     inputs: dict[str, Input] = field(default_factory=dict)
     files: dict[str, SourceFile] = field(default_factory=dict)
     seeds: list[Seed] = field(default_factory=list)
+    _parts: int = 0
 
     def take(self, line: Line) -> None:
         """Add one line."""
@@ -94,15 +99,35 @@ class LogSummary:
                 self.profiles["end"] = line.profile or {}
 
     def _appear(self, line: Inventory) -> None:
-        self.components.update(line.components or {})
-        self.streams = {**(line.streams or {}), **self.streams}
-        self.loaders = {**(line.loaders or {}), **self.loaders}
+        for name, component in (line.components or {}).items():
+            old = self.components.get(name)
+            self._parts += _parts(component) - (0 if old is None else _parts(old))
+            self.components[name] = component
+        _keep_first(self.streams, line.streams or {})
+        _keep_first(self.loaders, line.loaders or {})
         self.canary.update(line.rng_canary or {})
-        self.inputs = {**{item.path: item for item in line.inputs or ()}, **self.inputs}
-        self.files = {**{item.path: item for item in line.files or ()}, **self.files}
+        _keep_first(self.inputs, {item.path: item for item in line.inputs or ()})
+        _keep_first(self.files, {item.path: item for item in line.files or ()})
         self.seeds += line.seeds or ()
+        known = (self.components, self.streams, self.loaders, self.canary, self.inputs, self.files, self.seeds)
+        if max(len(names) for names in known) > MOST_NAMES or self._parts > MOST_PARTS:
+            raise FormatError(
+                "the log introduces too many things",
+                where=f"{STEP_FILE}:{self.lines}",
+                expected=f"at most {MOST_NAMES} components, streams, loaders, inputs or files",
+            )
         if line.profile is not None:
             self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
+
+
+def _keep_first(known: dict[str, _T], new: dict[str, _T]) -> None:
+    for name, item in new.items():
+        known.setdefault(name, item)
+
+
+def _parts(component: Component) -> int:
+    """Return how much a component takes: its tensors, or its values in pieces of the length of a number."""
+    return len(component.tensors or ()) + len(str(component.values or "")) // 16
 
 
 class _Log:

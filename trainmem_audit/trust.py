@@ -10,14 +10,14 @@ Not here: whether the bytes of an envelope have the right form (`envelope.form_f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from trainmem_audit.documents.findings import Signature
-from trainmem_audit.envelope import Envelope, verifying_signatures
+from trainmem_audit.envelope import Envelope, verifiers
 from trainmem_audit.errors import FormatError, KeyFileError, UsageError
 from trainmem_audit.keys import PublicKey, home, is_keyid
 from trainmem_audit.rundir import write_atomic
@@ -74,13 +74,18 @@ class Trust:
         """Return the principals (patterns as written) to whom `key` belongs at the time `at`, else now."""
         when = at or datetime.now(UTC)
         lines = [entry for entry in self.entries if entry.key == key and entry.counts(when)]
-        return tuple(dict.fromkeys(name for entry in lines for name in entry.principals if name[0] != "!"))
+        return tuple(dict.fromkeys(name for entry in lines for name in entry.principals if _names_one(entry, name)))
 
     def belongs(self, key: PublicKey, principal: str, at: datetime | None = None) -> bool:
         """Return whether `key` belongs to `principal` at the time `at`, wildcards and `!` as in OpenSSH."""
         when = at or datetime.now(UTC)
         lines = (entry for entry in self.entries if entry.key == key and entry.counts(when))
         return any(_matches(entry.principals, principal) for entry in lines)
+
+
+def _names_one(entry: Entry, name: str) -> bool:
+    """Return whether a principal as written stands for somebody: it is no `!pattern`, and none takes it back."""
+    return not name.startswith("!") and _matches(entry.principals, name)
 
 
 def _matches(patterns: Iterable[str], name: str) -> bool:
@@ -126,7 +131,7 @@ def _read_lines(path: Path) -> list[str]:
     if len(data) > MAX_BYTES:
         raise FormatError("too long for a trust file", where=str(path), expected=f"at most {MAX_BYTES} bytes")
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError("not UTF-8", where=str(path), got=f"byte {error.start}") from None
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -284,6 +289,7 @@ def judge(
     *,
     signer: str | None = None,
     at: datetime | None = None,
+    verified: Sequence[PublicKey | None] | None = None,
 ) -> Signature:
     """Return the verdict on who signed the envelope (DESIGN § 2.2).
 
@@ -293,15 +299,18 @@ def judge(
     trusted, is `unknown-signer`. 4. `self` for a key of this machine, also when it is in the trust file:
     nobody vouches for himself. 5. `trusted` if a line of the trust file counts for the key now, or if its
     fingerprint was demanded. 6. Of several signers the best is named: trusted, then self, then unknown.
+
+    `verified` is what `envelope.verifiers` says of the keys at hand, where that is known already.
     """
     published = tuple(signer_keys)
     at_hand = tuple(dict.fromkeys((*published, *trust.keys())))  # (1)
-    verified = [key for key in at_hand if verifying_signatures(envelope, key)]
-    if not verified:
+    by = set(verifiers(envelope, at_hand) if verified is None else verified)
+    signers = [key for key in at_hand if key in by]
+    if not signers:
         return _unverified(envelope, published, at_hand)  # (2)
     own = frozenset(own_keyids)
     when = at or datetime.now(UTC)
-    verdicts = [_judge_key(key, trust, own, signer, when) for key in verified]
+    verdicts = [_judge_key(key, trust, own, signer, when) for key in signers]
     order = ("trusted", "self", "unknown-signer")
     return min(verdicts, key=lambda verdict: order.index(verdict.state))  # (6)
 

@@ -36,7 +36,7 @@ from trainmem_audit.documents.manifest import (
     is_listed,
 )
 from trainmem_audit.documents.steplog import Line, Step
-from trainmem_audit.envelope import Envelope, form_findings, parse_envelope
+from trainmem_audit.envelope import Envelope, form_findings, parse_envelope, verifiers
 from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.rundir import RunReader
@@ -229,7 +229,9 @@ def _check_signature(found: Examination) -> Envelope | None:
             published = parse_public_keys(reader.read("signer.pub", 2**16), "signer.pub")
         except (FormatError, KeyFileError) as error:
             found.findings.append(_finding("KEY-UNREADABLE", error))
-    form = form_findings(data, envelope, published, found.policy.trust.keys())
+    trust = found.policy.trust
+    verified = verifiers(envelope, dict.fromkeys((*published, *trust.keys())))
+    form = form_findings(data, envelope, published, trust.keys(), verified=verified)
     found.findings += form
     wrong = [finding for finding in form if finding.severity == "error"]
     if envelope.payload_type != PAYLOAD_TYPE:
@@ -240,7 +242,7 @@ def _check_signature(found: Examination) -> Envelope | None:
     else:
         _pass(found, 1, "one DSSE envelope, in its exact form")
     found.signature = judge(  # (2)
-        envelope, published, found.policy.trust, found.policy.own_keyids, signer=found.policy.signer
+        envelope, published, trust, found.policy.own_keyids, signer=found.policy.signer, verified=verified
     )
     if found.signature.state == "invalid":
         _fail(found, 2, found.signature.detail, [_signature_finding(found.signature)])

@@ -5,6 +5,8 @@ Commands import what they need when they run, so that `--help` and the light ver
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -13,6 +15,7 @@ import typer
 from trainmem_audit import __version__
 from trainmem_audit.cli import doctor, keys, record, runs, twice, verify
 from trainmem_audit.errors import TrainmemAuditError
+from trainmem_audit.text import safe_text
 
 __all__ = ["app", "main"]
 
@@ -47,6 +50,9 @@ for module in (record, twice, verify, runs, keys, doctor):
 
 def main() -> None:
     """Run the command line; every error raised on purpose becomes a message and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that is no Unicode, a terminal that has no `→`
     try:
         app()
     except TrainmemAuditError as error:
@@ -56,5 +62,6 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(2)
     except OSError as error:  # no right to read or write there, a full disk
-        typer.echo(f"error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "file system"
+        typer.echo(f"error: {safe_text(where)}: {safe_text(error.strerror or str(error))}", err=True)
         sys.exit(2)

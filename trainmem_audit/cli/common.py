@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainmem_audit.text import safe_text
+
 if TYPE_CHECKING:
     from trainmem_audit.keys import Signer
 
@@ -29,8 +31,8 @@ PassphraseFileOption = Annotated[
 
 
 def say(text: str) -> None:
-    """Print a remark (not data) to stderr."""
-    typer.echo(f"trainmem-audit: {text}", err=True)
+    """Print a remark (not data) to stderr, on one line."""
+    typer.echo(f"trainmem-audit: {safe_text(text)}", err=True)
 
 
 def signer_for(directory: Path, key: Path | None, passphrase_file: Path | None, anonymous: bool = False) -> Signer:

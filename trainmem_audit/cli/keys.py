@@ -39,6 +39,8 @@ def _keygen(
     from trainmem_audit import keys
 
     target = path or keys.project_key_path(Path.cwd())
+    if not target.name:
+        raise UsageError("no file name", where="PATH", got=str(target), expected="where to write the key")
     secret = keys.find_passphrase(passphrase_file, os.environ)
     if passphrase and secret is None:
         entered: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
@@ -87,11 +89,15 @@ def _trust_add(
 ) -> None:
     """Trust a key as somebody's."""
     from trainmem_audit import trust
-    from trainmem_audit.keys import parse_public_keys
+    from trainmem_audit.keys import MAX_SIGNERS, PublicKey
 
     if not key.is_file():
         raise UsageError("no such key file", where=str(key))
-    for public in parse_public_keys(key.read_bytes(), str(key)):
+    with key.open("rb") as file:
+        lines = file.read(2**16).splitlines()
+    if not 1 <= len(lines) <= MAX_SIGNERS:
+        raise UsageError("not a file of public keys", where=str(key), expected=f"1 to {MAX_SIGNERS} lines")
+    for public in [PublicKey.from_openssh(line, f"{key}:{n}") for n, line in enumerate(lines, 1)]:
         new = trust.add_signer(trust_file or trust.trust_path(), principal, public)
         typer.echo(f"{principal} {public.keyid}" + ("" if new else " (was trusted already)"))
 
@@ -102,7 +108,9 @@ def _trust_list(trust_file: FileOption = None) -> None:
     from trainmem_audit import trust
     from trainmem_audit.text import safe_text
 
-    for entry in trust.read_trust(trust_file or trust.trust_path()).entries:
+    if trust_file is None and not trust.trust_path().exists():
+        say("you trust nobody yet; add somebody with: trainmem-audit trust add PRINCIPAL KEY.pub")
+    for entry in trust.read_trust(trust_file).entries:
         if entry.key is not None:
             typer.echo(f"{safe_text(','.join(entry.principals))} {entry.key.keyid}")
 

@@ -69,6 +69,7 @@ def _record(
         "variables": env or [],
         "tensorBudget": tensor_budget * 2**20,
         "quiet": quiet,
+        "madeDir": not directory.exists(),
     }
     directory.mkdir(parents=True, exist_ok=True)
     _become(order, arguments or [], signer.seed())
@@ -76,6 +77,13 @@ def _record(
 
 def require_recordable(target: str, module: bool) -> None:
     """Raise unless there is such a script and this machine can record it."""
+    try:
+        target.encode()
+    except UnicodeEncodeError:
+        remedy = "rename the script: a record is UTF-8"
+        raise UsageError("the name is not UTF-8", where=target, remedy=remedy) from None
+    if module and not target:
+        raise UsageError("an empty name", where="-m", expected="package.module")
     if not module and not Path(target).is_file():
         raise UsageError("no such script", where=target, remedy="options go before the script; `-m` names a module")
     if os.environ.get("OMP_DYNAMIC", "").upper() == "TRUE":
@@ -152,7 +160,7 @@ def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
     os.close(writer)
     os.set_inheritable(reader, True)
     order["seedFd"] = reader
-    command = interpreter_command(order, arguments)
+    command, _ = interpreter_command(order, arguments)
     environment = {**os.environ, "PYTHONHASHSEED": order["hashSeed"]}
     environment.pop(PASSPHRASE_VARIABLE, None)
     sys.stdout.flush()

@@ -107,6 +107,8 @@ def _verify(
 
     if form not in FORMATS:
         raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(FORMATS)), got=form[:40])
+    if save is not None and save.is_dir():
+        raise UsageError("a directory, not a file", where=f"--save {save}", remedy="name the file to write")
     with open_run(run) as reader:
         options = {
             "source": source,
@@ -161,9 +163,7 @@ def _replayer(reader: RunReader, mode: str, yes: bool, quiet: bool, options: dic
 
 
 def _consent(command: str, yes: bool) -> bool:
-    from trainmem_audit.text import safe_text
-
-    say(f"the replay runs the author's code with your rights: {safe_text(command)}")
+    say(f"the replay runs the author's code with your rights: {command}")
     if yes:
         return True
     if not sys.stdin.isatty():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from trainmem_audit.errors import FormatError
 
-__all__ = ["Count", "Digest", "Document", "FloatText", "Name", "RelPath", "Scalar", "Timestamp"]
+__all__ = ["Count", "Digest", "Document", "FloatText", "Name", "RelPath", "Scalar", "Sequence", "Timestamp"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A 256-bit digest as lower-case hex."""
@@ -25,6 +25,11 @@ Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """A number of things."""
 Scalar = str | int | bool | None
 """A value that needs no float: floats are `FloatText`."""
+
+T = TypeVar("T")
+Sequence = Annotated[tuple[T, ...], Field(fail_fast=True)]
+"""A list of which the first bad item is the last that is looked at: a hostile one may hold many."""
+_MOST_ERRORS = 1000
 
 
 class Document(BaseModel):
@@ -48,6 +53,10 @@ class Document(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
+            if error.error_count() > _MOST_ERRORS:  # listing them would take a kilobyte for each
+                raise FormatError(
+                    f"not a valid {cls.__name__}", where=where, got=f"{error.error_count()} errors"
+                ) from None
             first = error.errors(include_url=False, include_input=False)[0]
             path = ".".join(str(part) for part in first["loc"])
             raise FormatError(

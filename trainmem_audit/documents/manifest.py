@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainmem_audit.documents.common import Count, Digest, Document, Name, RelPath, Scalar, Timestamp
+from trainmem_audit.documents.common import Count, Digest, Document, Name, RelPath, Scalar, Sequence, Timestamp
 from trainmem_audit.documents.steplog import (
     Command,
     Component,
@@ -46,7 +46,7 @@ UNLISTED = frozenset({"run.json", "signer.pub", "disclosures.json", "run.intoto.
 
 def is_listed(name: str) -> bool:
     """Tell whether the statement must list the file: all but the envelope, what others add later, and reports."""
-    return name not in UNLISTED and not name.startswith(("report.", "verification."))
+    return name not in UNLISTED and ("/" in name or not name.startswith(("report.", "verification.")))
 
 
 class Sha256(Document):
@@ -95,21 +95,21 @@ class Manifest(Document):
     environment: Environment
     numeric_profile: dict[Literal["import", "firstStep", "end"], dict[Name, Scalar]]
     rng_contract: dict[Name, Stream]
-    seeds: tuple[Seed, ...] = ()
+    seeds: Sequence[Seed] = ()
     canary: dict[Name, Digest]
     sources: dict[Name, Component]
     order: dict[Name, Loader]
-    inputs: tuple[Input, ...]
-    files: tuple[SourceFile, ...]
-    step_logs: Annotated[tuple[StepLog, ...], Field(min_length=1)]
+    inputs: Sequence[Input]
+    files: Sequence[SourceFile]
+    step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
     declared: dict[Name, str] = Field(default_factory=dict)
-    not_recorded: tuple[str, ...] = ()
+    not_recorded: Sequence[str] = ()
 
 
 class Statement(Document):
     """The in-toto Statement v1, as this version writes it."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: tuple[Subject, ...]
+    subject: Sequence[Subject]
     predicate_type: Literal["https://w3id.org/trainmem-audit/training-run/v1"]
     predicate: Manifest

@@ -6,9 +6,9 @@ Every line is one JSON object in RFC 8785 form whose first member is `chain`. A 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainmem_audit.documents.common import (
     Count,
@@ -18,6 +18,7 @@ from trainmem_audit.documents.common import (
     Name,
     RelPath,
     Scalar,
+    Sequence,
     Timestamp,
 )
 from trainmem_audit.errors import FormatError
@@ -48,6 +49,8 @@ __all__ = [
 LOG_FORMAT = "trainmem-audit/step-log/v1"
 
 Base64 = Annotated[str, Field(max_length=2**20, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+CommandText = Annotated[str, Field(max_length=2**20, pattern=r"^[^\x00]*$")]
+"""What can stand on a command line."""
 Values = dict[Name, Any]
 """The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
 
@@ -65,20 +68,26 @@ class Argument(Document):
     `path` is `{cwd}/…`, or the base name of a path elsewhere: the rest would tell who and where (DESIGN § 2.5).
     """
 
-    prefix: str = ""
-    text: str | None = None
+    prefix: CommandText = ""
+    text: CommandText | None = None
     path: RelPath | None = None
     redacted: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(form is not None for form in (self.text, self.path, self.redacted)) != 1:
+            raise ValueError("exactly one of text, path, redacted")
+        return self
 
 
 class Command(Document):
     """What was run. `entry` is a script path (`{cwd}/…`, or `{script}/…` outside of it) or a module name."""
 
     kind: Literal["script", "module", "library"]
-    entry: Name
-    arguments: tuple[Argument, ...] = ()
+    entry: RelPath
+    arguments: Sequence[Argument] = ()
     hash_seed: Annotated[str, Field(pattern=r"^(\d{1,10}|random)$")]
-    interpreter_options: tuple[Name, ...] = ()
+    interpreter_options: Sequence[Name] = ()
 
 
 class Environment(Document):
@@ -114,7 +123,7 @@ class Component(Document):
     lifetime: Literal["micro", "meso", "macro"]
     lifetime_steps: FloatText | None = None
     visibility: Literal["checkpointed", "in-process", "implicit", "unknown"]
-    tensors: tuple[tuple[str, Name, tuple[Count, ...]], ...] | None = None
+    tensors: Sequence[tuple[str, Name, Sequence[Count]]] | None = None
     values: Values | None = None
     bytes: Count
 
@@ -192,9 +201,9 @@ class Inventory(Document):
     profile: dict[Name, Scalar] | None = None
     rng_canary: dict[Name, Digest] | None = None
     loaders: dict[Name, Loader] | None = None
-    inputs: tuple[Input, ...] | None = None
-    files: tuple[SourceFile, ...] | None = None
-    seeds: tuple[Seed, ...] | None = None
+    inputs: Sequence[Input] | None = None
+    files: Sequence[SourceFile] | None = None
+    seeds: Sequence[Seed] | None = None
 
 
 class Epoch(Document):
@@ -234,7 +243,7 @@ class Step(Document):
     inputs: Digest | None = None
     state: dict[Name, Digest]
     rng: dict[Name, Digest]
-    scalars: dict[Name, tuple[FloatText, ...]] | None = None
+    scalars: dict[Name, Sequence[FloatText]] | None = None
     values: dict[Name, Values] | None = None
 
 
@@ -252,7 +261,7 @@ class End(Document):
     rng: dict[Name, Digest]
     values: dict[Name, Values] | None = None
     profile: dict[Name, Scalar] | None = None
-    not_recorded: tuple[str, ...] = ()
+    not_recorded: Sequence[str] = ()
 
 
 Line = Begin | Inventory | Epoch | Step | End

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmem_audit.documents.common import Scalar
+from trainmem_audit.privacy import REDACTED, is_secret_name, public_text
 
 __all__ = ["PROFILE_VARIABLES", "environment", "numeric_profile", "rng_canary"]
 
@@ -51,7 +52,8 @@ PROFILE_VARIABLES: dict[str, re.Pattern[str]] = {
 def environment(cwd: Path, extra: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the members of `documents.steplog.Environment`; `extra` names further variables (`--env NAME`).
 
-    Of `PYTHONPATH` only directories in the working directory are kept, as `{cwd}/…`.
+    Its value is redacted if it looks like a secret, or tells who or where. Of `PYTHONPATH` only directories in the
+    working directory are kept, as `{cwd}/…`.
     """
     variables = {
         name: value
@@ -60,7 +62,9 @@ def environment(cwd: Path, extra: tuple[str, ...] = ()) -> dict[str, Any]:
     }
     if search := _python_path(cwd):
         variables["PYTHONPATH"] = search
-    variables.update({name: os.environ[name] for name in extra if name in os.environ})
+    for name in extra:
+        if (value := os.environ.get(name)) is not None:
+            variables[name] = REDACTED if is_secret_name(name) else public_text(value)
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),

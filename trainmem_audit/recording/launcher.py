@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -32,26 +33,35 @@ _HERE = Path(__file__).parent
 _BOOT = "from trainmem_audit.recording.launcher import main; main()"
 
 
-def interpreter_command(order: dict[str, Any], arguments: list[str]) -> list[str]:
-    """Return the command of the interpreter that runs `main` with this order.
+def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[list[str], int]:
+    """Return the command of the interpreter that runs `main` with this order, and the descriptor that hands it over.
+
+    The child must inherit the descriptor; who starts it closes his own. The command line stays short (Linux takes no
+    word of more than 128 KiB, and the states of the random streams may be longer), and `ps` shows no argument.
 
     Parameters
     ----------
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`; for `twice` also `starts` (what single
-        random streams start from) and `pins` ({names, clockStart, watch, places, root}).
+        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`, `madeDir`; for `twice` also
+        `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places, root}).
     arguments:
         The script's own arguments.
     """
-    return [sys.executable, "-P", "-c", _BOOT, json.dumps(order), *arguments]
+    with tempfile.TemporaryFile() as file:  # without a name: it is gone when the child has read it
+        file.write(json.dumps({**order, "arguments": arguments}).encode())
+        file.seek(0)
+        descriptor = os.dup(file.fileno())
+    os.set_inheritable(descriptor, True)
+    return [sys.executable, "-P", "-c", _BOOT, str(descriptor)], descriptor
 
 
 def main() -> None:
-    """Run the order in `sys.argv[1]`; ends the process as the script would have."""
-    order = json.loads(sys.argv[1])
-    arguments = sys.argv[2:]
+    """Run the order behind the descriptor `sys.argv[1]`; ends the process as the script would have."""
+    with os.fdopen(int(sys.argv[1]), "rb") as file:
+        order = json.load(file)
+    arguments = order["arguments"]
     signer = _signer(order.get("seedFd"))
     quiet = bool(order.get("quiet"))
     say = _silence if quiet else _say
@@ -63,6 +73,9 @@ def main() -> None:
         recording.start()
     except TrainmemAuditError as error:
         _say(str(error))
+        if order.get("madeDir"):
+            with suppress(OSError):  # refused before anything was written
+                Path(order["runDir"]).rmdir()
         raise SystemExit(error.exit_code) from None
     module = _main_module(path)
     sys.modules["__main__"] = module
@@ -222,7 +235,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         variables=tuple(order.get("variables", ())),
         inputs=tuple(Path(path) for path in order.get("inputs", ())),
         starts=order.get("starts", {}),
-        directories=tuple(argument_directories(sys.argv[2:], order["command"].get("arguments", ()))),
+        directories=tuple(argument_directories(order["arguments"], order["command"].get("arguments", ()))),
         imposed=None if imposed is None else _imposed(imposed),
         dump=None if dump is None else (dump[0], Path(dump[1])),
         say=_say,

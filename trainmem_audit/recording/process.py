@@ -9,14 +9,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from trainmem_audit.errors import ReplayError
-from trainmem_audit.privacy import public_line
+from trainmem_audit.privacy import last_line
 from trainmem_audit.recording.launcher import interpreter_command
 from trainmem_audit.steplog import STEP_FILE
 
@@ -25,7 +25,8 @@ __all__ = ["LaunchedRun"]
 _POLL = 0.02
 _GRACE = 5.0
 _CHUNK = 2**20
-_TAIL = 4000
+_TAIL = 16384
+_MOST_OUTPUT = 2**30
 _OURS = "trainmem-audit: "
 
 
@@ -62,9 +63,11 @@ class LaunchedRun:
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._name = name
-        with output.open("wb") as file:
+        command, descriptor = interpreter_command(order, arguments)
+        with output.open("wb") as file, os.fdopen(descriptor, "rb"):
             self._process = subprocess.Popen(
-                interpreter_command(order, arguments),
+                command,
+                pass_fds=(descriptor,),
                 cwd=tree,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -101,6 +104,7 @@ class LaunchedRun:
             self._wait()
         with path.open("rb") as file:
             while True:
+                self._check()
                 ended = self._process.poll() is not None
                 chunk = file.read(_CHUNK)
                 if chunk:
@@ -138,21 +142,33 @@ class LaunchedRun:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
 
-    def last_words(self) -> str:
-        """Return the last line that the process printed (of ours, the whole message), and how it ended."""
+    def last_words(self, hidden: Iterable[str] = ()) -> str:
+        """Return the last line that the process printed (of ours, the whole message), and how it ended.
+
+        `hidden` are texts that must not be in it.
+        """
         code = self._process.poll()
         with self._output.open("rb") as file:
-            file.seek(max(0, self._output.stat().st_size - _TAIL))
-            lines = file.read().decode("utf-8", "replace").strip().splitlines()
-        own = [number for number, line in enumerate(lines) if line.startswith(_OURS)]
-        if own:
-            message = " ".join(" ".join(lines[own[-1] :]).removeprefix(_OURS).split())
-            return public_line(message[:300])
-        return f"exit code {code}" + (f", last line: {public_line(lines[-1][:300])}" if lines else "")
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TAIL))
+            printed = file.read(_TAIL)
+        message = last_line(printed, size <= _TAIL, hidden, _OURS)
+        if message.startswith(_OURS):
+            return message.removeprefix(_OURS).strip()
+        return f"exit code {code}" + (f", last line: {message}" if message else "")
 
     def _wait(self) -> None:
+        self._check()
+        time.sleep(_POLL)
+
+    def _check(self) -> None:
+        """End a script that takes too long, or prints without end: its output would fill the disk.
+
+        The size is watched, not limited (RLIMIT_FSIZE would hold for the script's checkpoints too).
+        """
         if time.monotonic() > self._deadline:
             raise ReplayError(
                 f"the {self._name} was ended after {self._timeout:.0f} s", remedy="allow more with --timeout SECONDS"
             )
-        time.sleep(_POLL)
+        if self._output.stat().st_size > _MOST_OUTPUT:
+            raise ReplayError(f"the {self._name} was ended: the script printed more than {_MOST_OUTPUT >> 20} MiB")

@@ -23,7 +23,7 @@ from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
-from trainmem_audit.privacy import known_identity
+from trainmem_audit.privacy import known_identity, public_text
 from trainmem_audit.recording.codefiles import CodeFiles
 from trainmem_audit.recording.entropy import Entropy
 from trainmem_audit.recording.facts import environment, numeric_profile, rng_canary
@@ -282,7 +282,7 @@ class Recording:
             if not state_known:
                 missing.add("the state after the last step: the script's objects were gone when it ended")
         if self._code.elsewhere:
-            names = ", ".join(sorted(self._code.elsewhere)[:20])
+            names = ", ".join(sorted(map(public_text, self._code.elsewhere))[:20])
             missing.add(f"code imported from outside of the working directory: {names}")
         if self._opened.too_many:
             missing.add("inputs beyond the first 10000 files that the script opened")

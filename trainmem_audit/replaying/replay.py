@@ -7,26 +7,29 @@ of code that was not changed is tried once more: where two replays differ from o
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
+from typing import Any
 
+from trainmem_audit.canonical import canonical_bytes
 from trainmem_audit.divergence import Comparison, groups
 from trainmem_audit.documents.findings import Difference, Replay
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import End, Inventory, Line
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
+from trainmem_audit.privacy import REDACTED, without
 from trainmem_audit.replaying.child import Child
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
 from trainmem_audit.replaying.sizes import Dump, with_sizes
 from trainmem_audit.rundir import RunReader, open_run
 from trainmem_audit.runs import read_lines, tensor_lookup
-from trainmem_audit.steplog import LogReader, LogSummary, iter_lines
+from trainmem_audit.steplog import STEP_FILE, LogReader, LogSummary, iter_lines
 
 __all__ = ["ReplayOptions", "parse_mode", "replay"]
 
@@ -41,6 +44,12 @@ _DECISIVE = {
     "cuda": "another CUDA version",
 }
 """Settings of the numeric profile that change bits and cannot always be imposed."""
+_MORE_LOG = 32 * 2**20
+_LINE_COST = 1000
+"""How much longer the log of the replay may be than twice the signed one; a line counts for some bytes more, since one
+step after another is held in memory until it is whole."""
+_FIXED = re.compile(r"[0-9a-f]{64}|[0-9.]{1,20}")
+"""Texts of a verdict in which nothing can hide: digests and seconds."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
         If nobody agreed to run it.
     """
     manifest = statement.predicate
-    options = replace(options, secret=cache(options.secret))  # a second run asks for nothing twice
+    options = replace(options, secret=_Secrets(options.secret, manifest))
     mode = "full" if options.steps is None else f"prefix:{options.steps}"
     if manifest.command.kind == "library":
         reason = "the run was recorded from within a program (Recorder); only launched scripts can be replayed"
@@ -128,9 +137,12 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
         if verdict.outcome == "mismatch" and not scratch.changed:
             verdict = _confirm(root / "again", verdict, reader, manifest, options)
         if what_if and options.sizes and verdict.difference is not None and verdict.difference.stage != "end":
-            measured = _measure(root, scratch, reader, manifest, options, verdict.difference)
+            try:
+                measured = _measure(root, scratch, reader, manifest, options, verdict.difference)
+            except (ReplayError, FormatError, ValueError, OSError):
+                measured = verdict.difference  # what was found stands, however large it is
             verdict = verdict.model_copy(update={"difference": measured})
-    return verdict.model_copy(
+    verdict = verdict.model_copy(
         update={
             "mode": mode,
             "what_if": what_if,
@@ -139,12 +151,56 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
             "notes": (*scratch.notes, *verdict.notes),
         }
     )
+    typed = _typed(scratch, manifest)
+    return Replay.model_validate_json(canonical_bytes(_hide(verdict.to_json(), typed))) if typed else verdict
+
+
+class _Secrets:
+    """Asks for each redacted argument once, in their order, however often the tree is built."""
+
+    def __init__(self, ask: Callable[[str], str], manifest: Manifest) -> None:
+        self._ask = ask
+        self._wanted = sum(argument.redacted is True for argument in manifest.command.arguments)
+        self._given: list[str] = []
+        self._calls = 0
+
+    def __call__(self, prefix: str) -> str:
+        at = self._calls % self._wanted
+        self._calls += 1
+        if at == len(self._given):
+            self._given.append(self._ask(prefix))
+        return self._given[at]
+
+
+def _typed(scratch: Scratch, manifest: Manifest) -> list[str]:
+    """Return the secrets that were typed for the redacted arguments."""
+    recorded = zip(scratch.arguments, manifest.command.arguments, strict=True)
+    return [word.removeprefix(argument.prefix) for word, argument in recorded if argument.redacted]
+
+
+def _hide(value: Any, typed: list[str]) -> Any:
+    """Return what a verdict says without the secrets that were typed for it; digests and names of fields stay."""
+    if isinstance(value, str):
+        return value if _FIXED.fullmatch(value) else without(value, typed)
+    if isinstance(value, list):
+        return [_hide(member, typed) for member in value]
+    if isinstance(value, dict):
+        return {
+            name: member if name in ("outcome", "stage", "mode") else _hide(member, typed)
+            for name, member in value.items()
+        }
+    return value
 
 
 def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
     entry = manifest.command.entry
     program = ["-m", entry] if manifest.command.kind == "module" else [entry.split("/", 1)[-1]]
-    command = shlex.join(["python", *program, *scratch.arguments])
+    recorded = zip(scratch.arguments, manifest.command.arguments, strict=True)
+    words = [
+        shlex.quote(argument.prefix) * bool(argument.prefix) + "[redacted]" if argument.redacted else shlex.quote(word)
+        for word, argument in recorded
+    ]
+    command = " ".join([shlex.join(["python", *program]), *words])
     if not options.consent(command):
         raise ConsentError(
             "the replay runs the author's code, and nobody agreed to that",
@@ -158,7 +214,7 @@ def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, op
     timeout = options.timeout if options.timeout is not None else 10 * seconds + 300
     same_code = not scratch.changed
     with Child(root, scratch.tree, manifest, scratch.arguments, timeout, same_code=same_code) as child:
-        watcher = _Watcher(child, manifest)
+        watcher = _Watcher(child, manifest, _typed(scratch, manifest), reader.size(STEP_FILE))
         comparison = Comparison(tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
         try:
             difference = watcher.compare(comparison, reader, options)
@@ -259,8 +315,10 @@ def _fresh_lookup(run_dir: Path, step: int) -> bytes | None:
 class _Watcher:
     """Compares the growing log of the child with the signed one."""
 
-    def __init__(self, child: Child, manifest: Manifest) -> None:
+    def __init__(self, child: Child, manifest: Manifest, typed: list[str], size: int) -> None:
         self.reason = ""
+        self._typed = typed
+        self._left = 2 * (size + _LINE_COST * manifest.step_logs[0].count) + _MORE_LOG
         self._child = child
         self._manifest = manifest
         self._log = LogReader("the replay's log")
@@ -282,7 +340,7 @@ class _Watcher:
             if self.reason:
                 return None
             if self._stopped_badly(got is None or got.last is None, expected.last):
-                self.reason = f"the script did not get as far when replayed: {self._child.last_words()}"
+                self.reason = f"the script did not get as far when replayed: {self._child.last_words(self._typed)}"
                 return None
             difference = comparison.feed(expected, got)
             if difference is not None:
@@ -294,6 +352,9 @@ class _Watcher:
         for raw, whole in iter_lines(self._child.chunks(), "the replay's log"):
             if not whole:
                 return
+            self._left -= len(raw) + _LINE_COST
+            if self._left < 0:
+                raise ReplayError("the script logs far more than it did when it was recorded, and was ended")
             line = self._log.read(raw)
             if isinstance(line, Inventory) and line.rng_canary is not None:
                 self._compare_canary(line.rng_canary)
@@ -331,6 +392,12 @@ def _verdict(
         if manifest.run.outcome == "interrupted":
             notes = (*notes, f"the run was interrupted after {steps} steps, and so the comparison ends there")
         return Replay(outcome="match", mode="", steps_compared=steps, notes=notes)
+    hidden = _hidden(difference, manifest)
+    if hidden:
+        reason = f"names or values of {', '.join(hidden)} were redacted when recorded, so they cannot be compared here"
+        return Replay(
+            outcome="inconclusive", mode="", steps_compared=steps, reason=reason, difference=difference, notes=notes
+        )
     gaps = _gaps(manifest, log)
     if gaps and not what_if:
         reason = f"the numeric profile could not be imposed here ({'; '.join(gaps)}), so a difference decides nothing"
@@ -339,6 +406,20 @@ def _verdict(
         )
     notes += tuple(f"the numeric profile could not be imposed here: {gap}" for gap in gaps)
     return Replay(outcome="mismatch", mode="", steps_compared=steps, difference=difference, notes=notes)
+
+
+def _hidden(difference: Difference, manifest: Manifest) -> list[str]:
+    """Return the components that differ, if each of them holds something redacted: what tells who and where.
+
+    That is other text on another machine. One component more that differs is a difference of its own.
+    """
+    held = {
+        name
+        for name, component in manifest.sources.items()
+        if REDACTED in str(component.tensors) or REDACTED in str(component.values)
+    }
+    named = {component.component for component in difference.components}
+    return sorted(named) if named <= held else []
 
 
 def _gaps(manifest: Manifest, log: LogSummary) -> list[str]:

@@ -7,14 +7,15 @@ the state of that step aside (`recording.dump`). Values are compared only if the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
+from pydantic import FailFast, TypeAdapter, ValidationError
 
+from trainmem_audit.documents.common import Count
 from trainmem_audit.documents.findings import Difference, TensorDifference
 from trainmem_audit.errors import FormatError
 
@@ -26,12 +27,20 @@ _DTYPES = {
 }  # fmt: skip
 
 
+_INDEX = TypeAdapter(dict[str, dict[str, Annotated[tuple[Count, Count], FailFast()]]])
+
+
 class Dump:
     """A state that the launcher wrote aside: `PATH.json` says where in `PATH` each tensor lies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._index: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+        try:
+            self._index: dict[str, dict[str, tuple[int, int]]] = _INDEX.validate_json(
+                path.with_suffix(".json").read_bytes()
+            )
+        except ValidationError as error:  # the script could write here too
+            raise FormatError("the state written aside is damaged", got=f"{error.error_count()} errors") from None
 
     def tensor(self, component: str, name: str) -> bytes | None:
         """Return the bytes of one tensor, or `None` if it is not there."""
@@ -40,7 +49,7 @@ class Dump:
             return None
         with self._path.open("rb") as file:
             file.seek(place[0])
-            return file.read(place[1])
+            return file.read(min(place[1], self._path.stat().st_size))
 
 
 def with_sizes(difference: Difference, expected: Dump, got: Dump) -> Difference:

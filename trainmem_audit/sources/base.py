@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from trainmem_audit.canonical import float_text
-from trainmem_audit.privacy import public_text
+from trainmem_audit.privacy import REDACTED, is_secret_name, public_text
 
 __all__ = ["ComponentState", "Labels", "Source", "plain_value"]
 
@@ -55,6 +55,14 @@ def plain_value(value: Any) -> Any:
     return None if plain is _SKIP else plain
 
 
+def _plain_member(key: str, value: Any) -> Any:
+    """Return the plain value of a member; a text under the name of a secret (`api_key`) is none to be recorded."""
+    plain = _plain(value)
+    if isinstance(plain, str) and not isinstance(value, int | float) and is_secret_name(key):
+        return REDACTED
+    return plain
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return public_text(value)
@@ -67,7 +75,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return _plain(value.detach().item()) if value.numel() == 1 else _SKIP
     if isinstance(value, dict):
-        members = ((public_text(str(key)), _plain(member)) for key, member in value.items())
+        members = ((public_text(str(key)), _plain_member(str(key), member)) for key, member in value.items())
         return {key: member for key, member in members if member is not _SKIP}
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
+from trainmem_audit.privacy import public_name
 from trainmem_audit.sources.base import ComponentState, Labels
 
 __all__ = ["ModuleSource", "find_copies", "find_roots"]
@@ -57,7 +58,7 @@ class ModuleSource:
     def names(self) -> dict[int, str]:
         """Return parameter names by the id of the parameter."""
         root = self._root()
-        return {} if root is None else {id(param): name for name, param in root.named_parameters()}
+        return {} if root is None else {id(param): public_name(name) for name, param in root.named_parameters()}
 
     def components(self) -> Iterator[ComponentState]:
         """Give the parameters and buffers as they are now."""
@@ -82,7 +83,8 @@ class ModuleSource:
                 for key, tensor in table.items():
                     if tensor is not None and id(tensor) not in seen:
                         seen.add(id(tensor))
-                        self._slots[family].append((f"{prefix}.{key}" if prefix else key, table, key))
+                        name = public_name(f"{prefix}.{key}" if prefix else key)
+                        self._slots[family].append((name, table, key))
         self._shape = self._shape_now()
 
     def _shape_now(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainmem_audit.privacy import public_text
 from trainmem_audit.sources.base import ComponentState, Labels, plain_value
 
 __all__ = ["OptimizerSource", "learning_rates"]
@@ -53,7 +54,7 @@ class OptimizerSource:
                 else:
                     _flatten(name, value, tensors, plain.setdefault(slot, {}))
         for slot in slots:
-            label = f"{self.name}.{_SLOT_NAMES.get(slot, slot)}"
+            label = f"{self.name}.{_SLOT_NAMES.get(slot) or public_text(str(slot))}"
             labels = Labels("S1", "micro", "checkpointed", _lifetime(slot, optimizer.param_groups[0]))
             if slots[slot]:
                 yield ComponentState(label, labels, slots[slot])
@@ -97,7 +98,7 @@ def _flatten(name: str, value: Any, tensors: list[tuple[str, torch.Tensor]], val
             _flatten(f"{name}.{index}", member, tensors, values)
     elif isinstance(value, dict):
         for key, member in value.items():
-            _flatten(f"{name}.{key}", member, tensors, values)
+            _flatten(f"{name}.{public_text(str(key))}", member, tensors, values)
     elif value is not None:
         values[name] = plain_value(value)
 
