@@ -260,7 +260,7 @@ def _leave_alone(function: Any) -> None:
 
     `torch._dynamo.disable` would put frames of its own around it, which a traceback of the script would show.
     """
-    frames = torch._C._dynamo.eval_frame
+    frames: Any = torch._C._dynamo.eval_frame
     strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
     frames.set_code_exec_strategy(function.__code__, strategy)
 
