@@ -139,11 +139,13 @@ class Input(Document):
 class SourceFile(Document):
     """A file of code that ran. `file` is its copy in the run directory (absent under `--no-source`).
 
+    `role`: the entry point, imported by this process, or only read by it (run as text, or imported by a worker).
+
     `lines` are the marks of its lines (`canonical.line_marks`), which tell where a changed copy was changed.
     """
 
     path: RelPath
-    role: Literal["entry", "imported"]
+    role: Literal["entry", "imported", "read"]
     sha256: Digest
     file: RelPath | None = None
     lines: Base64 | None = None

@@ -37,6 +37,13 @@ class Places:
         libraries = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
         self._foreign = [path for path in libraries if not self._cwd.is_relative_to(path)]
 
+    def search_entries(self, entries: Iterable[str]) -> list[str]:
+        """Return the names of those directories of a module search path that lie in the author's tree."""
+        paths = [Path(entry).resolve() for entry in entries if entry]
+        own = [path for path in paths if path.is_dir() and self.is_own(path) and not self.is_library(path)]
+        names = [label if path == root else _below([(label, root)], path) for path in own for label, root in self._own]
+        return list(dict.fromkeys(name for name in names if name))
+
     def is_own(self, path: Path) -> bool:
         """Tell whether a resolved path lies in the working directory or beside the script."""
         return any(path.is_relative_to(root) for _, root in self._own)

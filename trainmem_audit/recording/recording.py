@@ -108,7 +108,10 @@ class Recording:
         entry_directory = options.cwd if options.entry is None else options.entry.resolve().parent
         places = Places(options.cwd, entry_directory, options.directories)
         self._writer = LogWriter(options.run_dir, options.tensor_budget, self._fail)
-        self._code = CodeFiles(options.run_dir, places, options.copy_source)
+        self._places = places
+        self._code = CodeFiles(options.run_dir, places, options.copy_source, options.imposed is not None)
+        if options.imposed is not None:  # a replay tells before each step what it has loaded, for whoever watches it
+            self._writer.before_step = self._guard(self._log_loaded)
         known_identity()  # it reads files, which are no inputs of the script
         self._opened = OpenedFiles(places, options.run_dir)
         self._known_streams: set[str] = set()
@@ -135,7 +138,7 @@ class Recording:
                 "started": _now(),
                 "producer": {"name": "trainmem-audit", "version": __version__},
                 "command": options.command,
-                "environment": environment(options.cwd.resolve(), options.variables),
+                "environment": environment(self._places, options.variables),
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
             }
@@ -257,6 +260,10 @@ class Recording:
         self._log_code()
         self._log_inputs()
         return members
+
+    def _log_loaded(self) -> None:
+        self._log_files([*self._code.newly_imported(), *self._code.read(self._opened.take_code())])
+        self._log_inputs()
 
     _inputs_lock = threading.Lock()
     _lost_inputs: tuple[str, ...] = ()

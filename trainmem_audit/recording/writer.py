@@ -74,6 +74,7 @@ class LogWriter:
         self._thinning = Thinning(tensor_budget)
         self._on_failure = on_failure
         self._failed = False
+        self.before_step: Callable[[], None] | None = None
         self._log = self._open(STEP_FILE)
         self._tensors = self._open(TENSOR_FILE)
         self._order: int | None = None
@@ -87,7 +88,12 @@ class LogWriter:
         self._thread.start()
 
     def put(self, members: dict[str, Any], digests: list[bytes] | None = None, indices: bytes | None = None) -> None:
-        """Hand over one line; waits when the writer is far behind, does nothing after a failure."""
+        """Hand over one line; waits when the writer is far behind, does nothing after a failure.
+
+        `before_step`, where set, is called first when the line is a step, and may put lines of its own.
+        """
+        if self.before_step is not None and members["t"] == "step":
+            self.before_step()
         if not self._failed:
             self._queue.put(_Item(members, digests, indices))
 

@@ -15,8 +15,7 @@ from trainmem_audit.documents.steplog import Command
 from trainmem_audit.errors import FormatError
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
 from trainmem_audit.recording.process import LaunchedRun
-from trainmem_audit.replaying.scratch import place_in_tree
-from trainmem_audit.rundir import check_name
+from trainmem_audit.replaying.scratch import folder_in_tree, place_in_tree
 
 __all__ = ["Child"]
 
@@ -96,8 +95,8 @@ def _environment(manifest: Manifest, tree: Path) -> dict[str, str]:
         {name: recorded[name] for name, form in PROFILE_VARIABLES.items() if form.fullmatch(recorded.get(name, ""))}
     )
     environment["PYTHONHASHSEED"] = manifest.command.hash_seed
-    search = [entry.removeprefix("{cwd}").lstrip("/") for entry in recorded.get("PYTHONPATH", "").split(":") if entry]
-    own = [str(tree / check_name(entry, "PYTHONPATH") if entry else tree) for entry in search]
+    search = [entry for entry in recorded.get("PYTHONPATH", "").split(":") if entry]
+    own = [str(tree / folder_in_tree(entry)) for entry in search]
     if own:
         environment["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [environment.get("PYTHONPATH")])])
     return environment

@@ -21,6 +21,7 @@ from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import End, Inventory, Line
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
 from trainmem_audit.replaying.child import Child
+from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
 from trainmem_audit.replaying.sizes import Dump, with_sizes
@@ -164,6 +165,9 @@ def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, op
             difference = watcher.compare(comparison, reader, options)
         except (ReplayError, FormatError) as error:
             return Replay(outcome="inconclusive", mode="", steps_compared=comparison.steps, reason=error.message)
+        short = difference is None and options.steps is not None  # the last step compared is one before the count
+        compared = comparison.steps - short
+        watcher.reason = watcher.reason or _unsigned(reader, manifest, scratch, watcher.summary, compared, difference)
         if watcher.reason:
             return Replay(
                 outcome="inconclusive",
@@ -220,6 +224,19 @@ def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, o
 def _identity(verdict: Replay) -> object:
     found = verdict.difference
     return found and (found.step, found.stage, [(item.component, item.got) for item in found.components])
+
+
+def _unsigned(
+    reader: RunReader,
+    manifest: Manifest,
+    scratch: Scratch,
+    found: LogSummary,
+    steps: int,
+    difference: Difference | None,
+) -> str:
+    """Return why what ran was not what was signed (`loaded.unsigned`)."""
+    required = loaded_by(read_lines(reader), steps)
+    return unsigned(manifest, scratch.placed, found, required, difference is not None)
 
 
 def _measure(

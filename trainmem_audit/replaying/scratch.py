@@ -19,19 +19,23 @@ from trainmem_audit.documents.steplog import Argument, Input, SourceFile
 from trainmem_audit.errors import FormatError, ReplayError, UsageError
 from trainmem_audit.rundir import RunReader, check_name
 
-__all__ = ["Scratch", "build_scratch", "changed_code", "place_in_tree"]
+__all__ = ["Scratch", "build_scratch", "changed_code", "folder_in_tree", "place_in_tree"]
 
 _MAX_CODE = 64 * 2**20
 
 
 @dataclass
 class Scratch:
-    """Where the replay runs: `tree` is its working directory; `notes` say what could not be checked."""
+    """Where the replay runs: `tree` is its working directory; `notes` say what could not be checked.
+
+    `placed` has the SHA-256 of each file of code and each input that was put there, by its recorded name.
+    """
 
     tree: Path
     arguments: list[str]
     changed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    placed: dict[str, str] = field(default_factory=dict)
 
 
 def changed_code(reader: RunReader, manifest: Manifest, source: Path | None) -> Iterator[tuple[SourceFile, bytes, str]]:
@@ -95,6 +99,7 @@ def build_scratch(
         if digest != file.sha256:
             line = f":{first_changed_line(content, file.lines)}" if file.lines else ""
             _allow(allow_changed, file.path + line, file.sha256, digest, scratch)
+        scratch.placed[file.path] = digest
         _place(scratch.tree / place_in_tree(file.path), content)
     if source is not None and allow_changed:
         _add_new_modules(source, scratch.tree)
@@ -139,6 +144,7 @@ def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], all
             )
         if digest != item.sha256:
             _allow(allow_changed, item.path, item.sha256, digest, scratch)
+        scratch.placed[item.path] = digest
         if not below:
             outside[name] = found.resolve()
             continue
@@ -209,6 +215,11 @@ def place_in_tree(path: str) -> str:
         raise FormatError("not a path of the run", where=path[:200], expected="{cwd}/…")
     name = check_name(rest, "path of the run")
     return f"_script/{name}" if label == "{script}" else name
+
+
+def folder_in_tree(path: str) -> str:
+    """Return the place in the tree of a directory: `{cwd}` and `{script}` themselves, or below them."""
+    return {"{cwd}": ".", "{script}": "_script"}.get(path) or place_in_tree(path)
 
 
 def _place(path: Path, content: bytes) -> None:
