@@ -18,6 +18,7 @@ from trainmem_audit.documents.steplog import (
     Component,
     End,
     Epoch,
+    Folder,
     Input,
     Inventory,
     Line,
@@ -57,7 +58,7 @@ MAX_LINE = 16 * 2**20
 class LogSummary:
     """What a log says as a whole, gathered line by line, in memory that does not grow with the steps.
 
-    Start states, loaders and files keep their first value; `components` keeps the latest header.
+    Start states, loaders and files keep their first value; `components` keeps the latest header, `folders` too.
     """
 
     begin: Begin | None = None
@@ -76,6 +77,7 @@ class LogSummary:
     inputs: dict[str, Input] = field(default_factory=dict)
     files: dict[str, SourceFile] = field(default_factory=dict)
     seeds: list[Seed] = field(default_factory=list)
+    folders: dict[str, Folder] = field(default_factory=dict)
 
     def take(self, line: Line) -> None:
         """Add one line."""
@@ -101,6 +103,7 @@ class LogSummary:
         self.inputs = {**{item.path: item for item in line.inputs or ()}, **self.inputs}
         self.files = {**{item.path: item for item in line.files or ()}, **self.files}
         self.seeds += line.seeds or ()
+        self.folders.update({item.path: item for item in line.folders or ()})
         if line.profile is not None:
             self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
 

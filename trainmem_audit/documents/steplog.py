@@ -25,6 +25,8 @@ from trainmem_audit.errors import FormatError
 __all__ = [
     "LINE_TYPES",
     "LOG_FORMAT",
+    "MOST_FOLDERS",
+    "MOST_NAMES",
     "Argument",
     "Begin",
     "Command",
@@ -32,6 +34,7 @@ __all__ = [
     "End",
     "Environment",
     "Epoch",
+    "Folder",
     "Input",
     "Inventory",
     "Line",
@@ -48,6 +51,9 @@ __all__ = [
 LOG_FORMAT = "trainmem-audit/step-log/v1"
 
 Base64 = Annotated[str, Field(max_length=2**20, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+MOST_FOLDERS = 1000
+MOST_NAMES = 1000
+"""How many directories are listed in a record, and how many names of one of them."""
 Values = dict[Name, Any]
 """The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
 
@@ -136,6 +142,18 @@ class Input(Document):
     bytes: Count
 
 
+class Folder(Document):
+    """A directory of the author's tree that was there before the run and that the script relied on.
+
+    `names` is what it held: when it was listed, and of files that were removed unread (directories end in a slash).
+    `partial` says that there were more names, or some that are not recorded.
+    """
+
+    path: RelPath
+    names: Annotated[tuple[RelPath, ...], Field(max_length=MOST_NAMES)] = ()
+    partial: Literal[True] | None = None
+
+
 class SourceFile(Document):
     """A file of code that ran. `file` is its copy in the run directory (absent under `--no-source`).
 
@@ -197,6 +215,7 @@ class Inventory(Document):
     inputs: tuple[Input, ...] | None = None
     files: tuple[SourceFile, ...] | None = None
     seeds: tuple[Seed, ...] | None = None
+    folders: Annotated[tuple[Folder, ...], Field(max_length=MOST_FOLDERS)] | None = None
 
 
 class Epoch(Document):

@@ -38,7 +38,7 @@ class CodeFiles:
         self._list_elsewhere = list_elsewhere
         self._listed: set[Path] = set()
         self._modules = 0
-        self._run_dir = run_dir.resolve()
+        self.run_dir = run_dir.resolve()
         self._places = places
         self._copy = copy
         self._seen: set[Path] = set()
@@ -53,7 +53,7 @@ class CodeFiles:
         for name, module in list(sys.modules.items()):
             file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
             if isinstance(file, str) and file.endswith(".py"):
-                path = Path(file).resolve()
+                path = Path(self._places.locate(file)[0])
                 if name in _SITE or self._places.is_own(path) or self._places.is_library(path):
                     found += self._take(path, "imported")
                 else:
@@ -81,11 +81,11 @@ class CodeFiles:
         return []
 
     def _take(self, path: Path, role: str) -> list[SourceFile]:
-        path = path.resolve()
+        path = Path(self._places.locate(str(path))[0])
         if path in self._seen:
             return []
         self._seen.add(path)
-        name = None if path.is_relative_to(self._run_dir) else self._places.code_name(path)
+        name = None if path.is_relative_to(self.run_dir) else self._places.code_name(path)
         if name is None:
             return []
         try:
@@ -97,7 +97,7 @@ class CodeFiles:
         if self._copy:
             members["lines"] = line_marks(data)
             members["file"] = "source/" + source_name(name)
-            target = self._run_dir / members["file"]
+            target = self.run_dir / members["file"]
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, data)
         return [SourceFile.model_validate(members)]

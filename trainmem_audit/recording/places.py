@@ -5,6 +5,7 @@ The rest of a path would tell who and where (DESIGN § 2.5), and a replay maps t
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,26 @@ class Places:
         """Tell whether a resolved path belongs to Python, to an installed package or to this package."""
         installed = any(part.endswith("-packages") for part in path.parts)
         return installed or path.is_relative_to(_PACKAGE) or any(path.is_relative_to(root) for root in self._foreign)
+
+    def roots(self) -> list[Path]:
+        """Return the working directory, and where the script lies if that is elsewhere."""
+        return [root for _, root in self._own]
+
+    def locate(self, path: str) -> tuple[str, str]:
+        """Return the path by which a file is known and the file that it leads to, both absolute.
+
+        A path through a linked directory of the author's tree stays as it is: a replay is asked for the same path.
+        """
+        lexical = os.path.abspath(path)  # noqa: PTH100
+        real = os.path.realpath(path)
+        if lexical == real or not self.is_own(Path(lexical)) or os.path.realpath(lexical) != real:
+            return real, real
+        return lexical, real
+
+    def folder_name(self, path: Path) -> str | None:
+        """Return the name of a directory of the author's tree, `{cwd}` itself included; `None` for any other."""
+        root = next((label for label, root in self._own if path == root), None)
+        return root or (None if self.is_library(path) else _below(self._own, path))
 
     def code_name(self, path: Path) -> str | None:
         """Return the name of the author's code at a resolved path, or `None` if it is not the author's."""

@@ -18,7 +18,7 @@ from trainmem_audit.steplog import LogSummary
 __all__ = ["loaded_by", "unsigned"]
 
 _SHOWN = 5
-_UNRECORDED = ("input ", "inputs beyond ", "code imported from outside ", "the listing of ")
+_UNRECORDED = ("input ", "inputs beyond ", "code imported from outside ")
 """How the entries of `notRecorded` begin that leave a difference without meaning."""
 
 
@@ -34,7 +34,12 @@ def loaded_by(lines: Iterable[Line], steps: int) -> set[str]:
 
 
 def unsigned(
-    manifest: Manifest, placed: Mapping[str, str], found: LogSummary, required: set[str], differs: bool
+    manifest: Manifest,
+    placed: Mapping[str, str],
+    found: LogSummary,
+    required: set[str],
+    differs: bool,
+    refused: Iterable[str] = (),
 ) -> str:
     """Return why the replay is one of other code or data than was placed in its tree; empty if it is not.
 
@@ -46,13 +51,15 @@ def unsigned(
         What the replay's own log says.
     required:
         Names of code that the recorded run had imported by the end of the comparison.
+    refused:
+        Recorded environment variables that were not imposed.
     differs:
         Whether a difference was found: then what the record leaves out counts too.
     """
-    signed: dict[str, Input | SourceFile] = {item.path: item for item in (*manifest.inputs, *manifest.files)}
-    expected = {_key(name): placed.get(name, item.sha256) for name, item in signed.items()}
-    changed = {_key(name) for name, item in signed.items() if placed.get(name, item.sha256) != item.sha256}
-    loaded = {_key(item.path): item.sha256 for item in (*found.inputs.values(), *found.files.values())}
+    signed = _digests(manifest.inputs, manifest.files)
+    expected = {_key(name): placed.get(name, digest) for name, digest in signed.items()}
+    changed = {_key(name) for name, digest in signed.items() if placed.get(name, digest) != digest}
+    loaded = {_key(name): digest for name, digest in _digests(found.inputs.values(), found.files.values()).items()}
     wrong: list[str] = []
     unknown: list[str] = []
     satisfied: set[str] = set()
@@ -80,7 +87,13 @@ def unsigned(
     if unknown:
         return f"code or data was loaded that the record does not hold: {_names(unknown)}"
     left_out = [text for text in manifest.not_recorded if text.startswith(_UNRECORDED)]
-    return f"the record leaves out what may explain a difference: {'; '.join(left_out[:_SHOWN])}" if left_out else ""
+    left_out += [f"names in {folder.path}, which was listed" for folder in manifest.folders if folder.partial]
+    left_out += [f"the variable {name}, which is not imposed" for name in refused]
+    return f"the replay was without what may explain a difference: {'; '.join(left_out[:_SHOWN])}" if left_out else ""
+
+
+def _digests(inputs: Iterable[Input], files: Iterable[SourceFile]) -> dict[str, str]:
+    return {item.path: item.sha256 for item in inputs} | {item.path: item.sha256 for item in files}
 
 
 def _key(name: str) -> str:

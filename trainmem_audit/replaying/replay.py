@@ -20,7 +20,7 @@ from trainmem_audit.documents.findings import Difference, Replay
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import End, Inventory, Line
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
-from trainmem_audit.replaying.child import Child
+from trainmem_audit.replaying.child import Child, chosen_variables
 from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
@@ -145,7 +145,12 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
 def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
     entry = manifest.command.entry
     program = ["-m", entry] if manifest.command.kind == "module" else [entry.split("/", 1)[-1]]
-    command = shlex.join(["python", *program, *scratch.arguments])
+    variables, refused = chosen_variables(manifest)
+    scratch.notes += [
+        f"the variable {name} was recorded, and is not imposed: programs may load code by it" for name in refused
+    ]
+    settings = [f"{name}={text}" for name, text in variables.items()]
+    command = shlex.join([*settings, "python", *program, *scratch.arguments])
     if not options.consent(command):
         raise ConsentError(
             "the replay runs the author's code, and nobody agreed to that",
@@ -236,7 +241,8 @@ def _unsigned(
 ) -> str:
     """Return why what ran was not what was signed (`loaded.unsigned`)."""
     required = loaded_by(read_lines(reader), steps)
-    return unsigned(manifest, scratch.placed, found, required, difference is not None)
+    refused = chosen_variables(manifest)[1]
+    return unsigned(manifest, scratch.placed, found, required, difference is not None, refused)
 
 
 def _measure(

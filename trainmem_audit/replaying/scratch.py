@@ -22,6 +22,7 @@ from trainmem_audit.rundir import RunReader, check_name
 __all__ = ["Scratch", "build_scratch", "changed_code", "folder_in_tree", "place_in_tree"]
 
 _MAX_CODE = 64 * 2**20
+_MOST_NAMES = 20_000
 
 
 @dataclass
@@ -103,6 +104,7 @@ def build_scratch(
         _place(scratch.tree / place_in_tree(file.path), content)
     if source is not None and allow_changed:
         _add_new_modules(source, scratch.tree)
+    _make_folders(scratch.tree, manifest)
     outside = _place_inputs(scratch, manifest, [*data, *([source] if source else [])], allow_changed)
     for argument in manifest.command.arguments:
         scratch.arguments.append(_argument(argument, scratch.tree, outside, root, secret))
@@ -177,6 +179,35 @@ def _check_site(item: Input, scratch: Scratch) -> None:
     path = Path(sysconfig.get_path("purelib")) / place_in_tree(item.path)
     if not path.is_file() or _sha256(path) != item.sha256:
         scratch.notes.append(f"{item.path} is another file here than where the run was recorded, or is missing")
+
+
+def _make_folders(tree: Path, manifest: Manifest) -> None:
+    """Make the directories that the script relied on, with an empty file for each name that is not placed."""
+    if sum(len(folder.names) for folder in manifest.folders) > _MOST_NAMES:
+        raise FormatError("too many names", where="folders", expected=f"at most {_MOST_NAMES}")
+    own = [item.path for item in manifest.inputs if item.path.startswith(("{cwd}/", "{script}/"))]
+    placed = {place_in_tree(path) for path in (*own, *(file.path for file in manifest.files))}
+    try:
+        for folder in manifest.folders:
+            place = tree / folder_in_tree(folder.path)
+            place.mkdir(parents=True, exist_ok=True)
+            for name in folder.names:
+                _make_entry(place, name, tree, placed)
+    except OSError as error:
+        raise FormatError(
+            "the directories of the record cannot be made", where="folders", got=error.strerror or ""
+        ) from None
+
+
+def _make_entry(folder: Path, name: str, tree: Path, placed: set[str]) -> None:
+    plain = check_name(name.removesuffix("/"), "folders")
+    if "/" in plain:
+        raise FormatError("not the name of a file or directory", where="folders", got=name[:80])
+    path = folder / plain
+    if name.endswith("/"):
+        path.mkdir(exist_ok=True)
+    elif path.relative_to(tree).as_posix() not in placed and not path.exists():
+        path.touch()
 
 
 def _add_new_modules(source: Path, tree: Path) -> None:
