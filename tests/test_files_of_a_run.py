@@ -343,10 +343,10 @@ def test_what_a_script_writes_into_the_run_directory_is_not_signed(tmp_path: Pat
 HANDS_OUT_PATHS = """
 from pathlib import Path
 HERE = Path(__file__).resolve().parent
-rows = [{"x": torch.ones(2), "path": str(HERE / "data" / f"{i}.npy")} for i in range(3)]
+rows = [{"x": torch.ones(2), "path": str(HERE / "data" / f"{i}.npy"), "at": HERE / "data"} for i in range(3)]
 model = torch.nn.Linear(2, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-for batch in torch.utils.data.DataLoader(rows, batch_size=1):
+for batch in torch.utils.data.DataLoader(rows, batch_size=None):
     model(batch["x"]).sum().backward()
     optimizer.step()
 LR = 0.1

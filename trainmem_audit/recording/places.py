@@ -83,6 +83,15 @@ class Places:
         site = [("{site}", Path(entry)) for entry in sys.path if entry.endswith("-packages")]
         return _below(site, path) or _below(self._own, path) or _below(self._named, path) or path.name
 
+    def name_text(self, text: str) -> str:
+        """Return the name of a text that is an absolute path below the run's directories; any other as it is."""
+        if not text.startswith(os.sep):
+            return text
+        lexical = Path(os.path.normpath(text))
+        return _below([*self._own, *self._named], lexical) or next(
+            (label for label, root in self._own if lexical == root), text
+        )
+
 
 def _below(roots: Sequence[tuple[str, Path]], path: Path) -> str | None:
     for label, root in roots:

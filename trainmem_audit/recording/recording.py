@@ -209,8 +209,10 @@ class Recording:
 
         from trainmem_audit.recording.hooks import install
         from trainmem_audit.recording.session import Session
+        from trainmem_audit.sources import batches
         from trainmem_audit.sources.streams import restore_torch, torch_stream
 
+        batches.name_path = self._places.name_text
         imposed = self._options.imposed
         if imposed is not None:
             if imposed.threads is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from array import array
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ def _leaves(value: Any, parts: list[bytes], inside: tuple[int, ...]) -> None:
         _leaves(value.tolist(), parts, (*inside, id(value)))  # the bytes of an array of objects are addresses
     elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         parts += (f"array {value.dtype.str} {list(value.shape)};".encode(), blake3(value.tobytes()).digest())
+    elif isinstance(value, PurePath):
+        parts.append(_text(f"path {name_path(str(value))}"))
     elif members := _attributes(value):
         parts.append(_text(f"object {type(value).__qualname__}"))
         _leaves(members, parts, (*inside, id(value)))
