@@ -20,10 +20,11 @@ from tests.tools import environment, verify
 from tests.trainings import pack, recorded, replayed, statement_of
 from trainmem_audit.documents.steplog import Folder
 from trainmem_audit.errors import FormatError
+from trainmem_audit.privacy import redact_argv
 from trainmem_audit.recording.opened import OpenedFiles
 from trainmem_audit.recording.places import Places
 from trainmem_audit.replaying import child
-from trainmem_audit.replaying.scratch import _make_folders
+from trainmem_audit.replaying.scratch import _make_folders, input_place
 
 TRAIN = """
 model = torch.nn.Linear(2, 1)
@@ -366,3 +367,72 @@ def test_a_text_is_named_only_if_it_is_a_path_of_the_run(tmp_path: Path) -> None
         str(tmp_path.parent / "big/x"): "big/x", "a/b": "a/b", "": "", f"{tmp_path}-2/x": f"{tmp_path}-2/x",
     }  # fmt: skip
     assert {text: places.name_text(text) for text in texts} == texts
+
+
+# Secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--token-dim", "16"), ("--token-dropout=0.1",), ("--author", "Somebody"), ("--authors=a,b",),
+        ("token_dim=16",), ("--token-mixer", "attention"), ("--use-auth", "false"), ("--authority", "x"),
+        ("--max-tokens", "512"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_the_name_of_a_secret_is_recorded(arguments: tuple[str, ...]) -> None:
+    found = redact_argv(list(arguments), Path("/project"), ())
+    assert [argument.prefix + (argument.text or "") for argument in found] == list(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--token", "abc1"), ("--hf-token=abc1",), ("--hfToken", "abc1"), ("--password", "1234"), ("--api-key", "abc1"),
+        ("--db-password-for-me", "x"), ("--oauth", "abc1"), ("WANDB_API_KEY=abc1",), ("--token-for-hub", "abc1"),
+    ],
+)  # fmt: skip
+def test_the_values_of_secret_names_are_kept_out(arguments: tuple[str, ...]) -> None:
+    assert redact_argv(list(arguments), Path("/project"), ())[-1].redacted
+
+
+def test_a_secret_comes_from_a_file_where_nobody_can_be_asked(tmp_path: Path, home: Path) -> None:
+    project = lay(tmp_path / "project", "import sys\nLR = 0.1 * len(sys.argv[2])\n")
+    run = record(project, "train.py", "--token", "abc123", home=home)
+    done = verify(run, "--replay", "full", "--yes", "--allow-untrusted", home=home)
+    assert done.code == 2
+    assert "--secrets" in done.stderr
+    (tmp_path / "secrets").write_text("--token=abc123\n")
+    code, verdict = replayed(run, "--secrets", str(tmp_path / "secrets"), home=home)
+    assert (code, verdict["outcome"]) == (0, "match"), verdict
+
+
+# Data above the working directory ---------------------------------------------------------------------------------
+
+
+def test_data_that_is_reached_by_climbing_is_there_again(tmp_path: Path, home: Path) -> None:
+    project = tmp_path / "project"
+    script = "exec(open('../helper.py').read())\nLR = helped(float(open('../data/lr.txt').read()))\n"
+    lay(project / "src", script)
+    lay(project, "", **{"data/lr.txt": "0.1", "helper.py": "def helped(x):\n    return 2 * x\n"})
+    run = record(project / "src", home=home)
+    inputs = [item.path for item in statement_of(run).predicate.inputs]
+    assert sorted(inputs) == ["{parent}/data/lr.txt", "{parent}/helper.py"]
+    code, verdict = replayed(run, "--data", str(project), home=home)
+    assert (code, verdict["outcome"]) == (0, "match"), verdict
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{parent}/../x",
+        "{parent}/cwd-of-the-run/train.py",
+        "{parent2}/above-1/x",
+        "{parent4}/x",
+        "{parent}",
+        "{parent}//x",
+    ],
+)
+def test_a_hostile_place_above_the_tree_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(FormatError):
+        input_place(tmp_path / "above-3/above-2/above-1/cwd-of-the-run", path)

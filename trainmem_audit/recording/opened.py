@@ -46,11 +46,12 @@ _Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class _Opened:
-    """An input as it was when the script opened it: the path it went by, the file that this led to, its stamp."""
+    """An input as it was when it was opened: the path it went by, the file that this led to, its stamp, its name."""
 
     path: str
     real: str
     stamp: _Stamp
+    name: str
 
 
 class OpenedFiles:
@@ -115,7 +116,7 @@ class OpenedFiles:
             if status is None:
                 self._lost.append(f"input {self._places.name(Path(key))}: not there when the run began")
             else:
-                self._wait(_Opened(key, real, _stamp(status)))
+                self._wait(_Opened(key, real, _stamp(status), self._places.name(Path(key))))
 
     def take(self) -> tuple[list[Input], list[str]]:
         """Return the inputs opened since the last call, with their digests, and those of which there is none."""
@@ -153,7 +154,7 @@ class OpenedFiles:
         """Take the digest of an input, if it is still the file that the script opened."""
         if self._pending.pop(opened.path, None) is None:
             return  # another thread was quicker
-        name = self._places.name(Path(opened.path))
+        name = opened.name
         try:
             with Path(opened.real).open("rb", buffering=0) as file:
                 before = _stamp(os.fstat(file.fileno()))
@@ -213,9 +214,9 @@ class OpenedFiles:
         elif writes:
             self._write(key, real, flags if isinstance(flags, int) else 0)
         else:
-            self._read(lexical, key, real)
+            self._read(text, lexical, key, real)
 
-    def _read(self, lexical: str, key: str, real: str) -> None:
+    def _read(self, text: str, lexical: str, key: str, real: str) -> None:
         status = _regular(real)
         if status is None or key in self._seen or not self.past.holds(real, status):
             return
@@ -223,14 +224,15 @@ class OpenedFiles:
             self.too_many = True
             return
         self._seen |= {lexical, key}
+        name = self._places.name_above(text, Path(key)) or self._places.name(Path(key))
         if os.getpid() != self._pid:
-            fields = (key, real, *map(str, _stamp(status)))
+            fields = (key, real, *map(str, _stamp(status)), name)
             os.write(self._relay, b"\0".join(map(os.fsencode, fields)) + b"\0\n\0")
         else:
-            self._sort(_Opened(key, real, _stamp(status)))
+            self._sort(_Opened(key, real, _stamp(status), name))
 
     def _sort(self, opened: _Opened, at_once: bool = False) -> None:
-        if opened.path.endswith(".py"):
+        if self._is_code(opened):
             self._code[opened.path] = None
             return
         self._wait(opened)
@@ -239,6 +241,9 @@ class OpenedFiles:
             self._files_left -= 1
             self._bytes_left -= size
             self._digest(opened)
+
+    def _is_code(self, opened: _Opened) -> bool:
+        return opened.path.endswith(".py") and not opened.name.startswith("{parent")  # that is no tree of ours
 
     def _write(self, key: str, real: str, flags: int) -> None:
         self._digest_before_change(real)
@@ -252,7 +257,7 @@ class OpenedFiles:
         status = _regular(real) if if_any and key not in self._seen else None
         if status is not None and status.st_size and self.past.holds(real, status) and os.getpid() == self._pid:
             self._seen.add(key)
-            self._sort(_Opened(key, real, _stamp(status)), at_once=True)
+            self._sort(_Opened(key, real, _stamp(status), self._places.name(Path(key))), at_once=True)
 
     def _on_rename(self, source: object, target: object, *descriptors: object) -> None:
         old, new = self._entry(source, *descriptors[:1]), self._entry(target, *descriptors[1:])
@@ -330,11 +335,11 @@ class OpenedFiles:
                 return
             self._relayed += len(whole)
             for report in whole.split(end)[:-1]:
-                path, real, *stamp = map(os.fsdecode, report.split(b"\0"))
+                path, real, *stamp, name = map(os.fsdecode, report.split(b"\0"))
                 if path not in self._seen:
                     self._seen.add(path)
-                    opened = _Opened(path, real, (int(stamp[0]), int(stamp[1]), int(stamp[2])))
-                    if path.endswith(".py"):
+                    opened = _Opened(path, real, (int(stamp[0]), int(stamp[1]), int(stamp[2])), name)
+                    if self._is_code(opened):
                         self._code[path] = None
                     else:
                         self._wait(opened)

@@ -12,8 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Places", "argument_directories"]
+from trainmem_audit.privacy import find_identity, known_identity
 
+__all__ = ["MOST_LEVELS", "Places", "argument_directories"]
+
+MOST_LEVELS = 3
+"""How far above the working directory a file still has a name of its own."""
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -82,6 +86,20 @@ class Places:
         """Return the name of a file at a resolved path."""
         site = [("{site}", Path(entry)) for entry in sys.path if entry.endswith("-packages")]
         return _below(site, path) or _below(self._own, path) or _below(self._named, path) or path.name
+
+    def name_above(self, text: str, path: Path) -> str | None:
+        """Return the name of a file that a relative path reaches by climbing out of the working directory.
+
+        It is `{parent}/…`, `{parent2}/…` or `{parent3}/…`: the script says no more than that either.
+        """
+        if os.path.isabs(text) or self.is_own(path) or self.is_library(path):  # noqa: PTH117
+            return None
+        steps = Path(os.path.relpath(path, self._cwd)).parts
+        levels = steps.count("..")
+        rest = "/".join(steps[levels:])
+        if not 1 <= levels <= MOST_LEVELS or not rest or find_identity(rest, known_identity()):
+            return None
+        return f"{{parent{levels if levels > 1 else ''}}}/{rest}"
 
     def name_text(self, text: str) -> str:
         """Return the name of a text that is an absolute path below the run's directories; any other as it is."""

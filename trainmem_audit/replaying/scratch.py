@@ -7,10 +7,12 @@ checked again here, for they become paths.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from trainmem_audit.canonical import first_changed_line
@@ -85,7 +87,7 @@ def build_scratch(
     allow_changed:
         Whether code and inputs may differ from what was signed (a what-if).
     secret:
-        Gives the value of a redacted argument, from its prefix.
+        Gives the value of a redacted argument, from what stands before it (`--token`), or `argument N`.
 
     Raises
     ------
@@ -94,8 +96,9 @@ def build_scratch(
     ReplayError
         If an input is not at hand.
     """
-    scratch = Scratch(root / "tree", [])
-    scratch.tree.mkdir()
+    climbs = any(item.path.startswith("{parent") for item in manifest.inputs)
+    scratch = Scratch(root / ("above-3/above-2/above-1/cwd-of-the-run" if climbs else "tree"), [])
+    scratch.tree.mkdir(parents=True)
     for file, content, digest in changed_code(reader, manifest, source):
         if digest != file.sha256:
             line = f":{first_changed_line(content, file.lines)}" if file.lines else ""
@@ -105,9 +108,12 @@ def build_scratch(
     if source is not None and allow_changed:
         _add_new_modules(source, scratch.tree)
     _make_folders(scratch.tree, manifest)
-    outside = _place_inputs(scratch, manifest, [*data, *([source] if source else [])], allow_changed)
-    for argument in manifest.command.arguments:
-        scratch.arguments.append(_argument(argument, scratch.tree, outside, root, secret))
+    outside = _place_inputs(root, scratch, manifest, [*data, *([source] if source else [])], allow_changed)
+    before = ""
+    for number, argument in enumerate(manifest.command.arguments, start=1):
+        label = argument.prefix.rstrip("=") or before or f"argument {number}"
+        scratch.arguments.append(_argument(argument, scratch.tree, outside, root, partial(secret, label)))
+        before = argument.text if argument.text and argument.text.startswith("-") else ""
     return scratch
 
 
@@ -123,10 +129,12 @@ def _allow(allowed: bool, name: str, expected: str, got: str, scratch: Scratch) 
     scratch.changed.append(name)
 
 
-def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], allow_changed: bool) -> dict[str, Path]:
+def _place_inputs(
+    root: Path, scratch: Scratch, manifest: Manifest, folders: list[Path], allow_changed: bool
+) -> dict[str, Path]:
     """Copy the inputs into the tree, or those from elsewhere below `elsewhere`; return where arguments find them."""
     outside: dict[str, Path] = {}
-    elsewhere = scratch.tree.parent / "elsewhere"
+    elsewhere = root / "elsewhere"
     named = {argument.path for argument in manifest.command.arguments}
     for item in manifest.inputs:
         if item.path.startswith("{site}/"):
@@ -151,7 +159,7 @@ def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], all
             outside[name] = found.resolve()
             continue
         own = item.path.startswith("{")
-        target = scratch.tree / place_in_tree(item.path) if own else elsewhere / check_name(item.path, "inputs")
+        target = input_place(scratch.tree, item.path) if own else elsewhere / check_name(item.path, "inputs")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)
         if not own:
@@ -166,7 +174,8 @@ def _place_inputs(scratch: Scratch, manifest: Manifest, folders: list[Path], all
 
 def _find(item: Input, folders: list[Path]) -> tuple[Path | None, str]:
     """Return the file that is an input, and its digest: the one with the right digest before any other of its name."""
-    relative = place_in_tree(item.path) if item.path.startswith("{") else check_name(item.path, "inputs")
+    relative = item.path.partition("/")[2] if item.path.startswith("{parent") else item.path
+    relative = place_in_tree(relative) if relative.startswith("{") else check_name(relative, "inputs")
     names = (relative, item.path.partition("/")[2], Path(relative).name)  # `DIR` may be what an argument named
     candidates = [folder / name for folder in folders for name in dict.fromkeys(filter(None, names))]
     present = [(path, _sha256(path)) for path in candidates if path.is_file()]
@@ -219,11 +228,9 @@ def _add_new_modules(source: Path, tree: Path) -> None:
             _place(target, path.read_bytes())
 
 
-def _argument(
-    argument: Argument, tree: Path, outside: dict[str, Path], root: Path, secret: Callable[[str], str]
-) -> str:
+def _argument(argument: Argument, tree: Path, outside: dict[str, Path], root: Path, secret: Callable[[], str]) -> str:
     if argument.redacted:
-        return argument.prefix + secret(argument.prefix)
+        return argument.prefix + secret()
     if argument.path is None:
         return argument.prefix + (argument.text or "")
     name = argument.path.rstrip("/")
@@ -246,6 +253,18 @@ def place_in_tree(path: str) -> str:
         raise FormatError("not a path of the run", where=path[:200], expected="{cwd}/…")
     name = check_name(rest, "path of the run")
     return f"_script/{name}" if label == "{script}" else name
+
+
+def input_place(tree: Path, path: str) -> Path:
+    """Return where an input of the tree lies; `{parent}`, `{parent2}` and `{parent3}` are the directories above it."""
+    match = re.fullmatch(r"\{parent([23]?)\}/(.+)", path, re.DOTALL)
+    if match is None:
+        return tree / place_in_tree(path)
+    levels = int(match[1] or 1)
+    target = tree.parents[levels - 1] / check_name(match[2], "inputs")
+    if target.is_relative_to(tree if levels == 1 else tree.parents[levels - 2]):
+        raise FormatError("a path that leads back into the tree", where="inputs", got=path[:200])
+    return target
 
 
 def folder_in_tree(path: str) -> str:
