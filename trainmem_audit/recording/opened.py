@@ -46,12 +46,15 @@ _Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class _Opened:
-    """An input as it was when it was opened: the path it went by, the file that this led to, its stamp, its name."""
+    """An input as it was when it was opened: the path it went by, the file that this led to, its stamp.
+
+    `name` is empty where the path alone says what the record calls it (that is looked up later).
+    """
 
     path: str
     real: str
     stamp: _Stamp
-    name: str
+    name: str = ""
 
 
 class OpenedFiles:
@@ -116,7 +119,7 @@ class OpenedFiles:
             if status is None:
                 self._lost.append(f"input {self._places.name(Path(key))}: not there when the run began")
             else:
-                self._wait(_Opened(key, real, _stamp(status), self._places.name(Path(key))))
+                self._wait(_Opened(key, real, _stamp(status)))
 
     def take(self) -> tuple[list[Input], list[str]]:
         """Return the inputs opened since the last call, with their digests, and those of which there is none."""
@@ -154,7 +157,7 @@ class OpenedFiles:
         """Take the digest of an input, if it is still the file that the script opened."""
         if self._pending.pop(opened.path, None) is None:
             return  # another thread was quicker
-        name = opened.name
+        name = opened.name or self._places.name(Path(opened.path))
         try:
             with Path(opened.real).open("rb", buffering=0) as file:
                 before = _stamp(os.fstat(file.fileno()))
@@ -224,7 +227,7 @@ class OpenedFiles:
             self.too_many = True
             return
         self._seen |= {lexical, key}
-        name = self._places.name_above(text, Path(key)) or self._places.name(Path(key))
+        name = self._places.name_above(text, key) or ""
         if os.getpid() != self._pid:
             fields = (key, real, *map(str, _stamp(status)), name)
             os.write(self._relay, b"\0".join(map(os.fsencode, fields)) + b"\0\n\0")
@@ -257,7 +260,7 @@ class OpenedFiles:
         status = _regular(real) if if_any and key not in self._seen else None
         if status is not None and status.st_size and self.past.holds(real, status) and os.getpid() == self._pid:
             self._seen.add(key)
-            self._sort(_Opened(key, real, _stamp(status), self._places.name(Path(key))), at_once=True)
+            self._sort(_Opened(key, real, _stamp(status)), at_once=True)
 
     def _on_rename(self, source: object, target: object, *descriptors: object) -> None:
         old, new = self._entry(source, *descriptors[:1]), self._entry(target, *descriptors[1:])

@@ -38,6 +38,7 @@ class Places:
         self._own = [("{cwd}", self._cwd)]
         if not entry_directory.is_relative_to(self._cwd):
             self._own.append(("{script}", entry_directory))
+        self._prefixes = tuple(f"{str(root).rstrip(os.sep)}{os.sep}" for _, root in self._own)
         self._named = [(label, path.resolve()) for label, path in named]
         libraries = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
         self._foreign = [path for path in libraries if not self._cwd.is_relative_to(path)]
@@ -69,7 +70,7 @@ class Places:
         """
         lexical = os.path.abspath(path)  # noqa: PTH100
         real = os.path.realpath(path)
-        if lexical == real or not self.is_own(Path(lexical)) or os.path.realpath(lexical) != real:
+        if lexical == real or not lexical.startswith(self._prefixes) or os.path.realpath(lexical) != real:
             return real, real
         return lexical, real
 
@@ -87,12 +88,12 @@ class Places:
         site = [("{site}", Path(entry)) for entry in sys.path if entry.endswith("-packages")]
         return _below(site, path) or _below(self._own, path) or _below(self._named, path) or path.name
 
-    def name_above(self, text: str, path: Path) -> str | None:
+    def name_above(self, text: str, path: str) -> str | None:
         """Return the name of a file that a relative path reaches by climbing out of the working directory.
 
         It is `{parent}/…`, `{parent2}/…` or `{parent3}/…`: the script says no more than that either.
         """
-        if os.path.isabs(text) or self.is_own(path) or self.is_library(path):  # noqa: PTH117
+        if os.path.isabs(text) or path.startswith(self._prefixes) or self.is_library(Path(path)):  # noqa: PTH117
             return None
         steps = Path(os.path.relpath(path, self._cwd)).parts
         levels = steps.count("..")
