@@ -30,6 +30,7 @@ from trainmem_audit.privacy import (
     without,
 )
 from trainmem_audit.recording.facts import environment as recorded_environment
+from trainmem_audit.recording.places import Places
 from trainmem_audit.sources.base import plain_value
 from trainmem_audit.sources.modules import ModuleSource
 from trainmem_audit.sources.optimizers import OptimizerSource
@@ -383,7 +384,7 @@ def test_a_text_under_the_name_of_a_secret_is_no_plain_value() -> None:
 def test_a_variable_that_is_asked_for_is_still_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("MY_TOKEN", "canary"), ("MY_DATA", "/srv/canary"), ("MY_MODE", "fast")):
         monkeypatch.setenv(name, value)
-    found = recorded_environment(CWD, ("MY_TOKEN", "MY_DATA", "MY_MODE", "MY_NONE"))["variables"]
+    found = recorded_environment(Places(CWD, CWD), ("MY_TOKEN", "MY_DATA", "MY_MODE", "MY_NONE"))["variables"]
     assert {name: value for name, value in found.items() if name.startswith("MY_")} == {
         "MY_TOKEN": REDACTED, "MY_DATA": REDACTED, "MY_MODE": "fast"}  # fmt: skip
 

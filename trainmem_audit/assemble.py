@@ -6,6 +6,7 @@ A run that ended, one whose recorder failed and one that was killed differ only 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ from trainmem_audit.documents.manifest import (
 from trainmem_audit.envelope import seal
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.keys import Signer
-from trainmem_audit.rundir import DirectoryReader, open_run, write_atomic
-from trainmem_audit.steplog import FRAME, LogReader, LogSummary, iter_lines
+from trainmem_audit.rundir import DirectoryReader, write_atomic
+from trainmem_audit.steplog import FRAME, ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
 
-__all__ = ["Recovery", "manifest_members", "recover", "sign_run"]
+__all__ = ["Recovery", "foreign_files", "manifest_members", "recover", "sign_run"]
 
 _CHUNK = 2**20
+_SHOWN = 5
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")  # what `write_atomic` leaves when it is killed
 
 
@@ -49,15 +51,33 @@ def sign_run(run_dir: Path, log: LogSummary, signer: Signer, extra: tuple[str, .
 
 
 def _statement(run_dir: Path, log: LogSummary, extra: tuple[str, ...]) -> dict[str, Any]:
-    with open_run(run_dir) as reader:
-        listed = [name for name in reader.names() if is_listed(name)]
-        subject = tuple({"name": name, "digest": {"sha256": reader.sha256(name)}} for name in listed)
+    present = [name for name in sorted(_own_files(log)) if (run_dir / name).is_file()]
+    subject = tuple({"name": name, "digest": {"sha256": _sha256(run_dir / name)}} for name in present)
     return {
         "_type": STATEMENT_TYPE,
         "subject": subject,
         "predicateType": PREDICATE_TYPE,
         "predicate": manifest_members(log, extra),
     }
+
+
+def _own_files(log: LogSummary) -> set[str]:
+    """Return the names of the files that the recorder writes: what else lies there is not its own."""
+    return {STEP_FILE, TENSOR_FILE, ORDER_FILE} | {file.file for file in log.files.values() if file.file}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def foreign_files(run_dir: Path, statement: Statement) -> list[str]:
+    """Return the first few names in a run directory that are not part of the record."""
+    signed = {subject.name for subject in statement.subject}
+    paths = (path for path in run_dir.rglob("*") if not path.is_dir() or path.is_symlink())
+    names = (path.relative_to(run_dir).as_posix() for path in paths)
+    others = sorted(name for name in names if is_listed(name) and name not in signed)
+    return others if len(others) <= _SHOWN else [*others[:_SHOWN], f"and {len(others) - _SHOWN} more"]
 
 
 def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -92,6 +112,7 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "order": log.loaders,
         "inputs": tuple(log.inputs.values()),
         "files": tuple(log.files.values()),
+        "folders": tuple(log.folders.values()),
         "step_logs": (step_log,),
         "not_recorded": tuple(sorted({*(end.not_recorded if end else ()), *extra})),
     }

@@ -61,6 +61,17 @@ NAME_KIND: Final = "name of this user or machine"
 
 _COUNT_NAME: Final = re.compile(r"tokens(?![a-z])", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"[+-]?[0-9][0-9_]{0,8}(?:\.[0-9]{0,6})?(?:e[+-]?[0-9]{1,3})?[kKmMgGbB]?", re.ASCII)
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SWITCHES: Final = frozenset({"true", "false", "yes", "no", "on", "off", "none", "null"})
+_SECRET_WORDS: Final = ("token", "tokens", "secret", "secrets", "credential", "credentials", "apikey", "auth")
+_TOKEN_PARTS: Final = frozenset(
+    re.findall(
+        r"\S+",
+        """classification dim dims drop dropout embed embedding embeddings labeling labels length level mask masking
+        merging mixer mixing pooling pruning reduction selection type types""",
+    )
+)
+"""What a model does with tokens: the value after `--token-mixer` is no secret."""
 _ASSIGNED: Final = re.compile(f"(?:{SECRET_FLAG.pattern})" r"[\w.-]{0,40}[\"']?\s{0,8}[=:]\s{0,8}[^\s]", re.IGNORECASE)
 _SHAPES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "private key": (("private key",), r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"),
@@ -373,9 +384,23 @@ def redact_argv(argv: list[str], cwd: Path, names: Iterable[str] | None = None) 
 
 
 def _is_secret_value(name: str, value: str) -> bool:
-    """Return whether the value of `name` is kept out; `--max-tokens 512` is a count."""
-    counted = _COUNT_NAME.search(name) and _NUMBER.fullmatch(value)
-    return bool(SECRET_FLAG.search(name)) and not counted
+    """Return whether the value of `name` is kept out; `--max-tokens 512` is a count, `--token-dim 16` a size."""
+    if not SECRET_FLAG.search(name) or value.lower() in _SWITCHES:
+        return False
+    words = [word.lower() for word in _WORD.findall(name)]
+    number = bool(_NUMBER.fullmatch(value))
+    return any(_is_secret_word(word, after, number) for word, after in zip(words, [*words[1:], ""], strict=True))
+
+
+def _is_secret_word(word: str, after: str, number: bool) -> bool:
+    if word.startswith("passw") or word.endswith(("passwd", "password", "passphrase")):
+        return True  # a number too
+    if (word, after) == ("api", "key"):
+        return True
+    if number and (after or word.endswith("tokens")):  # `--token-dim 16`
+        return False
+    tells = word.endswith(_SECRET_WORDS) or word.startswith(("authoriz", "authent"))
+    return tells and not (word == "token" and after in _TOKEN_PARTS)
 
 
 def _redact(text: str, cwd: Path, names: tuple[str, ...]) -> Argument:

@@ -18,6 +18,7 @@ from trainmem_audit.documents.steplog import (
     Component,
     End,
     Epoch,
+    Folder,
     Input,
     Inventory,
     Line,
@@ -61,7 +62,7 @@ _T = TypeVar("_T")
 class LogSummary:
     """What a log says as a whole, gathered line by line, in memory that does not grow with the steps.
 
-    Start states, loaders and files keep their first value; `components` keeps the latest header.
+    Start states, loaders and files keep their first value; `components` keeps the latest header, `folders` too.
     """
 
     begin: Begin | None = None
@@ -80,6 +81,7 @@ class LogSummary:
     inputs: dict[str, Input] = field(default_factory=dict)
     files: dict[str, SourceFile] = field(default_factory=dict)
     seeds: list[Seed] = field(default_factory=list)
+    folders: dict[str, Folder] = field(default_factory=dict)
     _parts: int = 0
 
     def take(self, line: Line) -> None:
@@ -109,7 +111,17 @@ class LogSummary:
         _keep_first(self.inputs, {item.path: item for item in line.inputs or ()})
         _keep_first(self.files, {item.path: item for item in line.files or ()})
         self.seeds += line.seeds or ()
-        known = (self.components, self.streams, self.loaders, self.canary, self.inputs, self.files, self.seeds)
+        self.folders.update({item.path: item for item in line.folders or ()})
+        known = (
+            self.components,
+            self.streams,
+            self.loaders,
+            self.canary,
+            self.inputs,
+            self.files,
+            self.seeds,
+            self.folders,
+        )
         if max(len(names) for names in known) > MOST_NAMES or self._parts > MOST_PARTS:
             raise FormatError(
                 "the log introduces too many things",

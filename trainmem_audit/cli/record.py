@@ -64,6 +64,7 @@ def _record(
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
     order = _order(target, arguments or [], module, directory)
     order |= {
+        "mayMove": run_dir is None,
         "copySource": source,
         "inputs": [str(path.absolute()) for path in inputs or ()],
         "variables": env or [],

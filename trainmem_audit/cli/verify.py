@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +82,14 @@ def _verify(
     sizes: Annotated[
         bool, typer.Option("--sizes/--no-sizes", help="In a what-if, run both again to say how large it is.")
     ] = True,
+    secrets: Annotated[
+        Path | None,
+        typer.Option(
+            "--secrets",
+            metavar="FILE",
+            help="Values of redacted arguments, a line each: NAME=VALUE, NAME being `--token`, say, or `argument 3`.",
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="When to give up the replay.")
     ] = None,
@@ -117,7 +126,7 @@ def _verify(
             "sizes": sizes,
             "timeout": timeout,
         }
-        replayer = None if replay is None else _replayer(reader, replay, yes, quiet, options)
+        replayer = None if replay is None else _replayer(reader, replay, yes, quiet, _secrets(secrets), options)
         policy = policy_for(trust_file, signer, allow_untrusted, allow_changed_source)
         verification = examine_run(reader, policy, replayer).verification
     typer.echo(FORMATS[form](verification))
@@ -128,7 +137,7 @@ def _verify(
     raise typer.Exit(verification.exit_code)
 
 
-def _replayer(reader: RunReader, mode: str, yes: bool, quiet: bool, options: dict[str, Any]) -> Any:
+def _replayer(reader: RunReader, mode: str, yes: bool, quiet: bool, secret: Any, options: dict[str, Any]) -> Any:
     """Return the function that replays; a missing torch is an error before anything is verified."""
     from importlib.util import find_spec
 
@@ -150,7 +159,7 @@ def _replayer(reader: RunReader, mode: str, yes: bool, quiet: bool, options: dic
             statement,
             ReplayOptions(
                 consent=lambda command: _consent(command, yes),
-                secret=_ask_secret,
+                secret=secret,
                 steps=steps,
                 progress=progress.show,
                 **options,
@@ -171,12 +180,37 @@ def _consent(command: str, yes: bool) -> bool:
     return typer.confirm("Run it?", err=True)
 
 
+def _secrets(path: Path | None) -> Callable[[str], str]:
+    """Return what gives a redacted argument: a file, else whoever sits at the terminal, asked once for each.
+
+    A file, since a command line is seen by every user of a machine, and a variable by the author's code.
+    """
+    given: dict[str, str] = {}
+    if path is not None:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError("the secrets cannot be read", where=f"--secrets {path}", got=str(error)[:200]) from None
+        for number, line in enumerate(lines, start=1):
+            name, mark, value = line.partition("=")
+            if not mark and line.strip():
+                raise UsageError("not a secret", where=f"{path}:{number}", expected="NAME=VALUE")
+            given[name.strip()] = value
+
+    def secret(label: str) -> str:
+        if label not in given:
+            given[label] = _ask_secret(label)
+        return given[label]
+
+    return secret
+
+
 def _ask_secret(prefix: str) -> str:
     if not sys.stdin.isatty():
         raise UsageError(
             "an argument of the command was redacted, and nobody is here to be asked for it",
             where=prefix or "arguments",
-            remedy="run the replay in a terminal",
+            remedy=f"run the replay in a terminal, or pass --secrets FILE with the line {prefix}=VALUE",
         )
     value: str = typer.prompt(f"Value of the redacted argument {prefix}", hide_input=True, err=True)
     return value

@@ -8,9 +8,11 @@ from pydantic import Field
 
 from trainmem_audit.documents.common import Count, Digest, Document, Name, RelPath, Scalar, Sequence, Timestamp
 from trainmem_audit.documents.steplog import (
+    MOST_FOLDERS,
     Command,
     Component,
     Environment,
+    Folder,
     Input,
     Loader,
     Producer,
@@ -101,6 +103,7 @@ class Manifest(Document):
     order: dict[Name, Loader]
     inputs: Sequence[Input]
     files: Sequence[SourceFile]
+    folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] = ()
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()

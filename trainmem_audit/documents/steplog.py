@@ -26,6 +26,8 @@ from trainmem_audit.errors import FormatError
 __all__ = [
     "LINE_TYPES",
     "LOG_FORMAT",
+    "MOST_FOLDERS",
+    "MOST_NAMES",
     "Argument",
     "Begin",
     "Command",
@@ -33,6 +35,7 @@ __all__ = [
     "End",
     "Environment",
     "Epoch",
+    "Folder",
     "Input",
     "Inventory",
     "Line",
@@ -51,6 +54,9 @@ LOG_FORMAT = "trainmem-audit/step-log/v1"
 Base64 = Annotated[str, Field(max_length=2**20, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 CommandText = Annotated[str, Field(max_length=2**20, pattern=r"^[^\x00]*$")]
 """What can stand on a command line."""
+MOST_FOLDERS = 1000
+MOST_NAMES = 1000
+"""How many directories are listed in a record, and how many names of one of them."""
 Values = dict[Name, Any]
 """The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
 
@@ -145,14 +151,28 @@ class Input(Document):
     bytes: Count
 
 
+class Folder(Document):
+    """A directory of the author's tree that was there before the run and that the script relied on.
+
+    `names` is what it held: when it was listed, and of files that were removed unread (directories end in a slash).
+    `partial` says that there were more names, or some that are not recorded.
+    """
+
+    path: RelPath
+    names: Annotated[tuple[RelPath, ...], Field(max_length=MOST_NAMES)] = ()
+    partial: Literal[True] | None = None
+
+
 class SourceFile(Document):
     """A file of code that ran. `file` is its copy in the run directory (absent under `--no-source`).
+
+    `role`: the entry point, imported by this process, or only read by it (run as text, or imported by a worker).
 
     `lines` are the marks of its lines (`canonical.line_marks`), which tell where a changed copy was changed.
     """
 
     path: RelPath
-    role: Literal["entry", "imported"]
+    role: Literal["entry", "imported", "read"]
     sha256: Digest
     file: RelPath | None = None
     lines: Base64 | None = None
@@ -204,6 +224,7 @@ class Inventory(Document):
     inputs: Sequence[Input] | None = None
     files: Sequence[SourceFile] | None = None
     seeds: Sequence[Seed] | None = None
+    folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] | None = None
 
 
 class Epoch(Document):

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.privacy import REDACTED, is_secret_name, public_text
+from trainmem_audit.recording.places import Places
 
 __all__ = ["PROFILE_VARIABLES", "environment", "numeric_profile", "rng_canary"]
 
@@ -49,19 +50,20 @@ PROFILE_VARIABLES: dict[str, re.Pattern[str]] = {
 """The environment variables that are recorded and, at replay, imposed: exact names, and the form a value must have."""
 
 
-def environment(cwd: Path, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+def environment(places: Places, extra: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the members of `documents.steplog.Environment`; `extra` names further variables (`--env NAME`).
 
-    Its value is redacted if it looks like a secret, or tells who or where. Of `PYTHONPATH` only directories in the
-    working directory are kept, as `{cwd}/…`.
+    Its value is redacted if it looks like a secret, or tells who or where.
+    `PYTHONPATH` has the directories of the author's tree that modules are searched in: of that variable, and those of
+    packages that are installed from the tree (`pip install -e`), as `{cwd}/…`.
     """
     variables = {
         name: value
         for name, pattern in PROFILE_VARIABLES.items()
         if (value := os.environ.get(name)) is not None and pattern.fullmatch(value)
     }
-    if search := _python_path(cwd):
-        variables["PYTHONPATH"] = search
+    if search := places.search_entries([*os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path, *_editable()]):
+        variables["PYTHONPATH"] = ":".join(search)
     for name in extra:
         if (value := os.environ.get(name)) is not None:
             variables[name] = REDACTED if is_secret_name(name) else public_text(value)
@@ -77,10 +79,15 @@ def environment(cwd: Path, extra: tuple[str, ...] = ()) -> dict[str, Any]:
     }
 
 
-def _python_path(cwd: Path) -> str:
-    entries = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    own = [entry.relative_to(cwd).as_posix() for entry in entries if entry.is_relative_to(cwd)]
-    return ":".join(f"{{cwd}}/{entry}" if entry != "." else "{cwd}" for entry in own)
+def _editable() -> list[str]:
+    """Return the directories in which the finders of editable installs (setuptools) find their packages."""
+    found: list[str] = []
+    for name in {str(getattr(finder, "__module__", "")) for finder in sys.meta_path}:
+        mapping = getattr(sys.modules.get(name), "MAPPING", None)
+        if name.startswith("__editable__") and isinstance(mapping, dict):
+            pairs = [(str(module), Path(str(path))) for module, path in mapping.items()]
+            found += [str(path.parent) for module, path in pairs if path.stem == module]
+    return found
 
 
 def _packages() -> dict[str, str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
+from trainmem_audit.assemble import foreign_files
 from trainmem_audit.documents.steplog import Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
@@ -44,8 +45,9 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `imposed` ({streams, threads}), `dump` ([step, file]), `quiet`, `madeDir`; for `twice` also
-        `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places, root}).
+        `inputs`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}), `dump` ([step, file]), `quiet`, `madeDir`;
+        for `twice` also `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places,
+        root}).
     arguments:
         The script's own arguments.
     """
@@ -131,7 +133,10 @@ def _finish(
         return exit_code == 0
     if statement is not None and signer is not None:
         log = statement.predicate.step_logs[0]
-        say(f"recorded {log.steps} steps in {order['shownDir']}, signed by {signer.public.keyid}")
+        shown = order["shownDir"] if recording.run_dir == Path(order["runDir"]) else recording.run_dir.name
+        say(f"recorded {log.steps} steps in {shown}, signed by {signer.public.keyid}")
+        if others := foreign_files(recording.run_dir, statement):
+            _say(f"NOT PART OF THE RECORD, though in {shown}: {', '.join(others)}. Move what the script wrote there.")
     return False
 
 
@@ -237,6 +242,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         starts=order.get("starts", {}),
         directories=tuple(argument_directories(order["arguments"], order["command"].get("arguments", ()))),
         imposed=None if imposed is None else _imposed(imposed),
+        may_move=bool(order.get("mayMove")),
         dump=None if dump is None else (dump[0], Path(dump[1])),
         say=_say,
     )

@@ -5,12 +5,13 @@ Both doors (`launcher`, `recorder`) drive this one class. Nothing that fails her
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,8 @@ class Options:
         The script's path, when there is one.
     directories:
         Directories elsewhere that the arguments name, and what the record calls them.
+    may_move:
+        Whether `run_dir` is a name of our choice, which the script may have if it wants it.
     draw_starts:
         Whether to set the start states of the random streams (the launcher does; a library must not).
     starts:
@@ -89,6 +92,7 @@ class Options:
     variables: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
     directories: tuple[tuple[str, Path], ...] = ()
+    may_move: bool = False
     draw_starts: bool = True
     starts: Mapping[str, str] = field(default_factory=dict)
     imposed: Imposed | None = None
@@ -108,12 +112,20 @@ class Recording:
         entry_directory = options.cwd if options.entry is None else options.entry.resolve().parent
         places = Places(options.cwd, entry_directory, options.directories)
         self._writer = LogWriter(options.run_dir, options.tensor_budget, self._fail)
-        self._code = CodeFiles(options.run_dir, places, options.copy_source)
+        self._places = places
+        self._code = CodeFiles(options.run_dir, places, options.copy_source, options.imposed is not None)
+        if options.imposed is not None:  # a replay tells before each step what it has loaded, for whoever watches it
+            self._writer.before_step = self._guard(self._log_loaded)
         known_identity()  # it reads files, which are no inputs of the script
-        self._opened = OpenedFiles(places, options.run_dir)
+        self._opened = OpenedFiles(places, options.run_dir, self._step_aside)
         self._known_streams: set[str] = set()
         imposed = options.imposed or Imposed({})
         self._entropy = Entropy(options.nonce, places, self._log_seed, imposed.seeds, imposed.same_code, options.starts)
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the record lies now (`Options.may_move`)."""
+        return self._options.run_dir
 
     @property
     def writer_seconds(self) -> float:
@@ -135,7 +147,7 @@ class Recording:
                 "started": _now(),
                 "producer": {"name": "trainmem-audit", "version": __version__},
                 "command": options.command,
-                "environment": environment(options.cwd.resolve(), options.variables),
+                "environment": environment(self._places, options.variables),
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
             }
@@ -143,7 +155,8 @@ class Recording:
         for path in options.inputs:
             self._opened.add(path)
         if options.entry is not None:
-            self._log_files(self._code.entry(options.entry))
+            with self._opened.own_work():
+                self._log_files(self._code.entry(options.entry))
         if options.draw_starts:
             self._entropy.watch_python()
         after_import("torch", self._guard(self._torch_imported))
@@ -196,8 +209,10 @@ class Recording:
 
         from trainmem_audit.recording.hooks import install
         from trainmem_audit.recording.session import Session
+        from trainmem_audit.sources import batches
         from trainmem_audit.sources.streams import restore_torch, torch_stream
 
+        batches.name_path = self._places.name_text
         imposed = self._options.imposed
         if imposed is not None:
             if imposed.threads is not None:
@@ -246,6 +261,23 @@ class Recording:
         if os.getpid() == self._pid:
             self._writer.put({"t": "inventory", "seeds": [seed.to_json()]})
 
+    # The run directory --------------------------------------------------------------------------------------------
+
+    def _step_aside(self, path: Path) -> None:
+        """Give up the name of the run directory, in which the script is about to make `path`."""
+        old = self._options.run_dir
+        if not self._options.may_move:
+            return
+        new = free_name(old)
+        self._writer.move(new)
+        self._options = replace(self._options, run_dir=new)
+        self._code.run_dir = new.resolve()
+        self._opened.ignore(new)
+        if path != old.resolve():  # the script has found a directory there, and goes on as if it were its own
+            old.mkdir()
+        self._opened.folders.made(str(old.resolve()))
+        self._options.say(f"the script makes a directory of the name {old.name}, so the record lies in {new.name}")
+
     # Files ---------------------------------------------------------------------------------------------------------
 
     def _first_step(self) -> None:
@@ -255,21 +287,29 @@ class Recording:
     def _last(self) -> dict[str, Any] | None:
         members = self.session.end() if self.session is not None and self.session.active else None
         self._log_code()
-        self._log_inputs()
+        self._log_inputs(last=True)
         return members
+
+    def _log_loaded(self) -> None:
+        with self._opened.own_work():
+            self._log_files([*self._code.newly_imported(), *self._code.read(self._opened.take_code())])
+        self._log_inputs()
 
     _inputs_lock = threading.Lock()
     _lost_inputs: tuple[str, ...] = ()
 
-    def _log_inputs(self) -> None:
+    def _log_inputs(self, last: bool = False) -> None:
         with self._inputs_lock:
             found, lost = self._opened.take()
             self._lost_inputs += tuple(lost)
             if found:
                 self._writer.put({"t": "inventory", "inputs": [item.to_json() for item in found]})
+            if self._options.imposed is None and (folders := self._opened.take_folders(last)):
+                self._writer.put({"t": "inventory", "folders": [item.to_json() for item in folders]})
 
     def _log_code(self) -> None:
-        self._log_files([*self._code.imported(), *self._code.read(self._opened.take_code())])
+        with self._opened.own_work():
+            self._log_files([*self._code.imported(), *self._code.read(self._opened.take_code())])
 
     def _log_files(self, files: list[Any]) -> None:
         if files:
@@ -313,6 +353,13 @@ class Recording:
                 return None
 
         return guarded
+
+
+def free_name(path: Path) -> Path:
+    """Return `path` with the first number after it that no file or directory has."""
+    stem = path.name.rstrip("0123456789").removesuffix("-") or path.name
+    numbers = (path.with_name(f"{stem}-{number}") for number in itertools.count(2))
+    return next(candidate for candidate in numbers if not candidate.exists())
 
 
 def _now() -> str:

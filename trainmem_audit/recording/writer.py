@@ -70,10 +70,12 @@ class LogWriter:
 
     def __init__(self, directory: Path, tensor_budget: int, on_failure: Callable[[Exception], None]) -> None:
         self._directory = directory
+        self._moving = threading.Lock()
         self._builder = LogBuilder()
         self._thinning = Thinning(tensor_budget)
         self._on_failure = on_failure
         self._failed = False
+        self.before_step: Callable[[], None] | None = None
         self._log = self._open(STEP_FILE)
         self._tensors = self._open(TENSOR_FILE)
         self._order: int | None = None
@@ -87,9 +89,20 @@ class LogWriter:
         self._thread.start()
 
     def put(self, members: dict[str, Any], digests: list[bytes] | None = None, indices: bytes | None = None) -> None:
-        """Hand over one line; waits when the writer is far behind, does nothing after a failure."""
+        """Hand over one line; waits when the writer is far behind, does nothing after a failure.
+
+        `before_step`, where set, is called first when the line is a step, and may put lines of its own.
+        """
+        if self.before_step is not None and members["t"] == "step":
+            self.before_step()
         if not self._failed:
             self._queue.put(_Item(members, digests, indices))
+
+    def move(self, directory: Path) -> None:
+        """Rename the directory; what is open stays open."""
+        with self._moving:
+            self._directory.rename(directory)
+            self._directory = directory
 
     def close(self) -> LogSummary:
         """Write what is waiting, close the files, and return what the log says.
@@ -109,9 +122,10 @@ class LogWriter:
         return self._builder.finish()
 
     def _open(self, name: str) -> int:
-        path = self._directory / name
-        path.parent.mkdir(exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        with self._moving:
+            path = self._directory / name
+            path.parent.mkdir(exist_ok=True)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

@@ -1,26 +1,41 @@
 """The process of a replay: the recorded command under the recorded numeric profile (`recording.process` watches it).
 
-Of the recorded environment only the variables of the numeric profile are taken, and only with values of their form: a
-hostile record cannot set `LD_PRELOAD`, and `PYTHONPATH` only to directories of the scratch copy.
+Of the recorded environment the variables of the numeric profile are taken, with values of their form only, and those
+that the author chose to record, which are shown before anything runs; none that makes a program load code. A hostile
+record cannot set `LD_PRELOAD`, and `PYTHONPATH` only to directories of the scratch copy.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.documents.steplog import Command
 from trainmem_audit.errors import FormatError
+from trainmem_audit.privacy import REDACTED
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
 from trainmem_audit.recording.process import LaunchedRun
-from trainmem_audit.replaying.scratch import place_in_tree
-from trainmem_audit.rundir import check_name
+from trainmem_audit.replaying.scratch import folder_in_tree, place_in_tree
 
-__all__ = ["Child"]
+__all__ = ["Child", "chosen_variables"]
 
 _CAPABILITIES = {"AVX512": "avx512", "AVX2": "avx2", "DEFAULT": "default", "NO AVX": "default"}
+_MAX_VALUE = 32 * 2**10
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
+_REFUSED = re.compile(
+    r"""^(LD_|DYLD_|PYTHON|TRAINMEM_AUDIT_|GIT_|SSH_|BASH|ZDOTDIR$|ENV$|IFS$|PS[0-4]$|PROMPT_COMMAND$|SHELL)
+    | ^(PATH|HOME|TMPDIR|TEMP|TMP|CC|CXX|NVCC|EDITOR|VISUAL|PAGER|BROWSER|USERPROFILE|COMSPEC|PATHEXT)$
+    | ^(GCONV|GLIBC|MALLOC|NLS|LOC|TERMINFO|NODE_|PERL|RUBY|JAVA|_JAVA|JDK|LUA|NPM_|PIP_|UV_|CONDA|XDG_|VIRTUAL_ENV)
+    | ^(TORCH|TRITON|PYTORCH_JIT|HF_|HUGGINGFACE|TRANSFORMERS_|OMP_TOOL|CUDA_(HOME|INJECTION))
+    | PROXY|PRELOAD|PATH$|LIBRAR|PLUGIN|HOOK|STARTUP|OPTIONS$|OPTS?$|FLAGS$
+    | COMMAND$|CMD$|EXEC|LOADER|RCFILE|CONFIG|_HOME$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Names of variables that make some program load code, look for it elsewhere, or talk to another host."""
 
 
 class Child(LaunchedRun):
@@ -86,18 +101,38 @@ def _order(manifest: Manifest, tree: Path, run_dir: Path, same_code: bool = True
     }
 
 
+def chosen_variables(manifest: Manifest) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that the author chose to record (`--env`) and that are imposed, and the names refused.
+
+    Refused are those by which a program may load code, and those whose values were redacted.
+    """
+    recorded = manifest.environment.variables
+    chosen = {name: text for name, text in recorded.items() if name not in PROFILE_VARIABLES and name != "PYTHONPATH"}
+    imposed = {
+        name: text
+        for name, text in sorted(chosen.items())
+        if _VARIABLE.fullmatch(name)
+        and not _REFUSED.search(name)
+        and REDACTED not in text
+        and "\0" not in text
+        and len(text) <= _MAX_VALUE
+    }
+    return imposed, sorted(chosen.keys() - imposed.keys())
+
+
 def _environment(manifest: Manifest, tree: Path) -> dict[str, str]:
     recorded = manifest.environment.variables
     environment = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
     capability = _CAPABILITIES.get(str(manifest.numeric_profile.get("import", {}).get("cpuCapability")))
     if capability is not None:
         environment["ATEN_CPU_CAPABILITY"] = capability
+    environment.update(chosen_variables(manifest)[0])
     environment.update(
         {name: recorded[name] for name, form in PROFILE_VARIABLES.items() if form.fullmatch(recorded.get(name, ""))}
     )
     environment["PYTHONHASHSEED"] = manifest.command.hash_seed
-    search = [entry.removeprefix("{cwd}").lstrip("/") for entry in recorded.get("PYTHONPATH", "").split(":") if entry]
-    own = [str(tree / check_name(entry, "PYTHONPATH") if entry else tree) for entry in search]
+    search = [entry for entry in recorded.get("PYTHONPATH", "").split(":") if entry]
+    own = [str(tree / folder_in_tree(entry)) for entry in search]
     if own:
         environment["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [environment.get("PYTHONPATH")])])
     return environment

@@ -23,7 +23,8 @@ from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import End, Inventory, Line
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError, UsageError
 from trainmem_audit.privacy import REDACTED, without
-from trainmem_audit.replaying.child import Child
+from trainmem_audit.replaying.child import Child, chosen_variables
+from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
 from trainmem_audit.replaying.sizes import Dump, with_sizes
@@ -195,12 +196,18 @@ def _hide(value: Any, typed: list[str]) -> Any:
 def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
     entry = manifest.command.entry
     program = ["-m", entry] if manifest.command.kind == "module" else [entry.split("/", 1)[-1]]
+    variables, refused = chosen_variables(manifest)
+    scratch.notes += [
+        f"the variable {name} is not imposed: its value was redacted, or programs may load code by it"
+        for name in refused
+    ]
+    settings = [f"{name}={text}" for name, text in variables.items()]
     recorded = zip(scratch.arguments, manifest.command.arguments, strict=True)
     words = [
         shlex.quote(argument.prefix) * bool(argument.prefix) + "[redacted]" if argument.redacted else shlex.quote(word)
         for word, argument in recorded
     ]
-    command = " ".join([shlex.join(["python", *program]), *words])
+    command = " ".join([shlex.join([*settings, "python", *program]), *words])
     if not options.consent(command):
         raise ConsentError(
             "the replay runs the author's code, and nobody agreed to that",
@@ -220,6 +227,9 @@ def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, op
             difference = watcher.compare(comparison, reader, options)
         except (ReplayError, FormatError) as error:
             return Replay(outcome="inconclusive", mode="", steps_compared=comparison.steps, reason=error.message)
+        short = difference is None and options.steps is not None  # the last step compared is one before the count
+        compared = comparison.steps - short
+        watcher.reason = watcher.reason or _unsigned(reader, manifest, scratch, watcher.summary, compared, difference)
         if watcher.reason:
             return Replay(
                 outcome="inconclusive",
@@ -276,6 +286,20 @@ def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, o
 def _identity(verdict: Replay) -> object:
     found = verdict.difference
     return found and (found.step, found.stage, [(item.component, item.got) for item in found.components])
+
+
+def _unsigned(
+    reader: RunReader,
+    manifest: Manifest,
+    scratch: Scratch,
+    found: LogSummary,
+    steps: int,
+    difference: Difference | None,
+) -> str:
+    """Return why what ran was not what was signed (`loaded.unsigned`)."""
+    required = loaded_by(read_lines(reader), steps)
+    refused = chosen_variables(manifest)[1]
+    return unsigned(manifest, scratch.placed, found, required, difference is not None, refused)
 
 
 def _measure(

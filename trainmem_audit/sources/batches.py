@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import operator
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from trainmem_audit.digests import dtype_name, tensor_digest
 __all__ = ["batch_digest", "batch_size", "index_bytes"]
 
 _MAX_DEPTH = 64
+name_path: Callable[[str], str] = str
+"""Gives a text that is a path of this machine the name that a record has for it; set by a recording."""
 
 
 def batch_digest(batch: Any) -> bytes:
@@ -47,7 +50,7 @@ def _leaves(value: Any, parts: list[bytes], inside: tuple[int, ...]) -> None:
         for member in value:
             _leaves(member, parts, (*inside, id(value)))
     elif isinstance(value, bool | int | str | None):
-        parts.append(_text(f"{type(value).__name__} {value}"))
+        parts.append(_text(f"{type(value).__name__} {name_path(value) if isinstance(value, str) else value}"))
     elif isinstance(value, float):
         parts.append(_text(f"float {float_text(value)}"))
     elif isinstance(value, bytes):
@@ -56,6 +59,8 @@ def _leaves(value: Any, parts: list[bytes], inside: tuple[int, ...]) -> None:
         _leaves(value.tolist(), parts, (*inside, id(value)))  # the bytes of an array of objects are addresses
     elif type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         parts += (f"array {value.dtype.str} {list(value.shape)};".encode(), blake3(value.tobytes()).digest())
+    elif isinstance(value, PurePath):
+        parts.append(_text(f"path {name_path(str(value))}"))
     elif members := _attributes(value):
         parts.append(_text(f"object {type(value).__qualname__}"))
         _leaves(members, parts, (*inside, id(value)))
