@@ -10,8 +10,8 @@ import pytest
 from blake3 import blake3
 
 from tests.logs import FakeRun, MemoryReader, stream, written
-from trainmem_audit.divergence import GRADIENT_PATH, Comparison, groups
-from trainmem_audit.documents.findings import Difference
+from trainmem_audit.divergence import GRADIENT_PATH, Comparison, _usual_cause, groups
+from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
 from trainmem_audit.errors import FormatError
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.runs import compare, read_lines
@@ -299,3 +299,57 @@ def test_groups_end_with_their_step() -> None:
     assert [getattr(group.last, "i", None) for group in found] == [0, 1, 2, 3, 4]
     assert len(found[0].inventories) == 6
     assert len(found[0].epochs) == 1
+
+
+# What usually causes a pattern ------------------------------------------------------------------------------------
+
+SHAPES = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "head.weight": (2, 8), "head.bias": (2,)}
+
+
+def pattern(*tensors: str, loss: bool = False) -> str:
+    """Return what is said of a difference in these parameters of a network with four."""
+    members = {"cause": 12, "stage": "step", "expected": "a", "got": "b"}
+    differ = tuple(
+        TensorDifference(name=name, dtype="float32", shape=SHAPES[name], expected="a", got="b") for name in tensors
+    )
+    params = ComponentDifference.model_validate(
+        {
+            **members,
+            "component": "model.params",
+            "detail": f"{len(tensors)} of {len(SHAPES)} tensors differ",
+            "tensors": differ,
+            "tensors_known": True,
+        }
+    )
+    other = ComponentDifference.model_validate({**members, "component": "loss", "cause": 9})
+    components = (other, params) if loss else (params,)
+    found = Difference(step=1, stage="step", blame=GRADIENT_PATH, explanation="", components=components)
+    return _usual_cause(found, epoch_begins=False)
+
+
+def test_a_loss_that_differs_is_the_forward_pass() -> None:
+    assert "dropout" in pattern(*SHAPES, loss=True)
+    assert "backward pass" in pattern(*SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (("conv.weight",), "convolutions"),
+        (("conv.bias", "head.bias"), "biases and norms"),
+        (("head.weight", "head.bias"), "`head`"),
+        (("conv.bias", "head.weight"), ""),
+        (tuple(SHAPES), ""),
+    ],
+)
+def test_tensors_of_one_kind_are_named(tensors: tuple[str, ...], said: str) -> None:
+    text = pattern(*tensors)
+    assert ("Only" in text) == bool(said)
+    assert said in text
+
+
+def test_an_order_that_differs_says_whether_an_epoch_begins() -> None:
+    assert "within an epoch" in difference(FakeRun(), changed(1, "order.index")).explanation
+    first = difference(FakeRun(), changed(0, "order.index")).explanation
+    assert "begins with an epoch" in first
+    assert "seed of the sampler" in first

@@ -22,9 +22,11 @@ from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inven
 from trainmem_audit.errors import FormatError
 from trainmem_audit.sidefiles import split_digests
 
-__all__ = ["GRADIENT_PATH", "Comparison", "Group", "TensorLookup", "groups"]
+__all__ = ["GRADIENT_PATH", "Comparison", "Group", "TensorLookup", "groups", "tree_difference"]
 
 GRADIENT_PATH = "gradient path"
+_KERNEL_DIMENSIONS = 3
+"""From how many dimensions a parameter is the kernel of a convolution: output channels, input channels, extents."""
 
 TensorLookup = Callable[[int], bytes | None]
 """Gives the tensor digests of a step (a frame of `tensors.b3`), or `None` where they were not kept."""
@@ -187,7 +189,7 @@ class Comparison:
         for item in (*self._before(expected, got), *self._during(expected.last, got.last)):
             items.setdefault(item.name, item)  # once each: where it differs first
         if items:
-            return self._difference(expected.last, list(items.values()))
+            return self._difference(expected, expected.last, list(items.values()))
         if isinstance(expected.last, Step):
             self.steps += 1
             self._note_one_sided(expected.last, got.last)
@@ -228,7 +230,7 @@ class Comparison:
             names = sorted(left.loaders.keys() | right.loaders.keys())
             sides = [(name, left.loaders.get(name), right.loaders.get(name)) for name in names]
             differ = [(name, a, b) for name, a, b in sides if a != b]
-            detail = "; ".join(f"{name}: {_tree_difference(_settings(a), _settings(b))}" for name, a, b in differ)
+            detail = "; ".join(f"{name}: {tree_difference(_settings(a), _settings(b))}" for name, a, b in differ)
             yield _Item(_ORDER, "order", "start", _present(differ[0][1]), _present(differ[0][2]), detail)
 
     def _structure(self) -> Iterator[_Item]:
@@ -303,9 +305,9 @@ class Comparison:
 
     def _values(self, name: str) -> str:
         left, right = (side.values.get(name) for side in self._sides)
-        return "" if left is None or right is None else _tree_difference(left, right)
+        return "" if left is None or right is None else tree_difference(left, right)
 
-    def _difference(self, last: Step | End, items: list[_Item]) -> Difference:
+    def _difference(self, group: Group, last: Step | End, items: list[_Item]) -> Difference:
         items.sort(
             key=lambda item: (item.stage != "start", item.rank, not item.name.startswith("rng.torch"), item.name)
         )
@@ -316,8 +318,9 @@ class Comparison:
             blame = first.name
             rank = _OUTCOME if first.stage == "end" else first.rank
             explanation = _EXPLANATIONS.get(rank) or _start_explanation(first)
-        at = last.i
-        return self._assemble(at, first.stage, items, blame, explanation)
+        found = self._assemble(last.i, first.stage, items, blame, explanation)
+        usual = _usual_cause(found, bool(group.epochs))
+        return found.model_copy(update={"explanation": f"{explanation} {usual}"}) if usual else found
 
     def _assemble(self, step: int, stage: str, items: list[_Item], blame: str, explanation: str) -> Difference:
         frames = [self._frame(side, lookup, step) for side, lookup in zip(self._sides, self._lookups, strict=True)]
@@ -359,6 +362,42 @@ class Comparison:
         return ComponentDifference.model_validate(
             {**members, "got": item.got, "detail": detail, "tensors": tensors, "tensors_known": bool(tensors)}
         )
+
+
+def _usual_cause(found: Difference, epoch_begins: bool) -> str:
+    """Say what usually causes the pattern of a difference, where the pattern says more than the first component."""
+    if found.blame == "order.index":
+        if epoch_begins:
+            return "It begins with an epoch: usually the seed of the sampler, or of the generator that it draws from."
+        return "It begins within an epoch: usually a sampler that depends on what was trained, or batches skipped."
+    if found.blame != GRADIENT_PATH:
+        return ""
+    names = {component.component for component in found.components}
+    loss = (
+        "The loss differs already, so it is the forward pass: usually a dropout rate, or another kernel."
+        if "loss" in names
+        else "The loss is equal to the bit, so it is the backward pass or the update: usually clipping, or a kernel."
+    )
+    if "attempt" in names:
+        loss = "One of the two skipped the step: the loss scale was too large for its gradients."
+    where = _where(found)
+    return f"{loss} {where}" if where else loss
+
+
+def _where(found: Difference) -> str:
+    """Say which kind of tensors differ, if it is not all of them."""
+    learned = [item for item in found.components if item.cause >= _SLOTS and item.tensors_known]
+    tensors = [tensor for item in learned for tensor in item.tensors]
+    if not tensors or any(item.detail.split(" ")[0] == item.detail.split(" ")[2] for item in learned):
+        return ""  # all of a component's tensors differ
+    if all(len(tensor.shape) >= _KERNEL_DIMENSIONS for tensor in tensors):
+        return "Only the gradients of convolutions differ: usually the number of threads, or cuDNN's choice of kernels."
+    modules = {tensor.name.rpartition(".")[0] for tensor in tensors}
+    if len(modules) == 1 and (module := modules.pop()):
+        return f"Only the tensors of `{module}` differ: what was changed lies there, or only it depends on it."
+    if all(len(tensor.shape) == 1 for tensor in tensors):
+        return "Only biases and norms differ: usually a sum in another order, by another number of threads."
+    return ""
 
 
 def _stream_digest(stream: Stream) -> str:
@@ -418,7 +457,8 @@ def _loss_difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
     return ""
 
 
-def _tree_difference(a: Any, b: Any, limit: int = 6) -> str:
+def tree_difference(a: Any, b: Any, limit: int = 6) -> str:
+    """Return the leaves in which two trees of plain values differ: `path: expected …, got …`, the first few of them."""
     left, right = dict(_leaves(a)), dict(_leaves(b))
     rows = [
         f"{path}: expected {_number(left.get(path, 'absent'))}, got {_number(right.get(path, 'absent'))}"

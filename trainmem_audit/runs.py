@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from trainmem_audit.canonical import loads_strict
-from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups
+from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, tree_difference
 from trainmem_audit.documents.findings import Difference
-from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Line
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
@@ -15,7 +16,7 @@ from trainmem_audit.rundir import RunReader
 from trainmem_audit.sidefiles import find_frame
 from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
 
-__all__ = ["MAX_ENVELOPE", "compare", "read_lines", "read_statement", "tensor_lookup"]
+__all__ = ["MAX_ENVELOPE", "around", "compare", "read_lines", "read_statement", "tensor_lookup"]
 
 _CHUNK = 2**20
 MAX_ENVELOPE = MAX_BYTES
@@ -74,6 +75,27 @@ def tensor_lookup(reader: RunReader) -> TensorLookup:
             return find_frame(file, step)
 
     return lookup
+
+
+def around(expected: Manifest, got: Manifest) -> dict[str, str]:
+    """Return in what else two runs differ: command, code, inputs, environment, settings of torch; by what it is."""
+    sides = [_surroundings(manifest) for manifest in (expected, got)]
+    found = {name: tree_difference(*(side[name] for side in sides)) for name in sides[0]}
+    return {name: text for name, text in found.items() if text}
+
+
+def _surroundings(manifest: Manifest) -> dict[str, Any]:
+    command = {name: value for name, value in manifest.command.to_json().items() if name != "hashSeed"}
+    environment = manifest.environment.to_json()
+    environment["variables"].pop("PYTHONHASHSEED", None)
+    return {
+        "command": command,
+        "hash seed": {"PYTHONHASHSEED": manifest.command.hash_seed},
+        "code": {item.path: item.sha256[:12] for item in manifest.files},
+        "inputs": {item.path: item.sha256[:12] for item in manifest.inputs},
+        "environment": environment,
+        "settings of torch": manifest.numeric_profile,
+    }
 
 
 def compare(expected: RunReader, got: RunReader) -> tuple[Difference | None, int]:

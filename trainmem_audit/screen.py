@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
 from trainmem_audit.text import clip, safe_text
 
-__all__ = ["FORMATS", "difference_lines", "verification_text"]
+__all__ = ["FORMATS", "around_lines", "difference_lines", "verification_text"]
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "not-checked": "–   "}
 _UNKNOWN = "?   "
@@ -143,3 +143,11 @@ def _json(verification: Verification) -> str:
 
 FORMATS: dict[str, Callable[[Verification], str]] = {"json": _json, "text": verification_text}
 """How a verification can be printed."""
+
+
+def around_lines(besides: dict[str, str]) -> Iterator[str]:
+    """Yield in what else two runs differ (`runs.around`)."""
+    if besides:
+        yield "besides, these are not the same:"
+    for name, text in besides.items():
+        yield f"  {name}: {safe_text(text)}"

@@ -44,25 +44,30 @@ def _diff(
 ) -> None:
     """Compare two recorded runs: the first step, component and tensor that differ, and the likely cause.
 
+    Named besides: what differs in command, code, inputs, environment and settings, harmless or not.
+
     Exit code: 0 equal, 1 different.
     """
     import json
 
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.runs import compare
-    from trainmem_audit.screen import difference_lines
+    from trainmem_audit.runs import around, compare, read_statement
+    from trainmem_audit.screen import around_lines, difference_lines
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     with open_run(expected) as left, open_run(got) as right:
         difference, steps = compare(left, right)
+        signed = [read_statement(side).predicate for side in (left, right) if "run.json" in side.names()]
+    besides = around(*signed) if len(signed) == 2 else {}
     if form == "json":
         found = None if difference is None else difference.to_json()
-        typer.echo(json.dumps({"equal": difference is None, "stepsEqual": steps, "difference": found}, indent=2))
-    elif difference is None:
-        typer.echo(f"equal: {steps} steps and the end of the run")
+        said = {"equal": difference is None, "stepsEqual": steps, "difference": found, "besides": besides}
+        typer.echo(json.dumps(said, indent=2))
     else:
-        typer.echo("\n".join(difference_lines(difference)))
+        equal = [f"equal: {steps} steps and the end of the run"]
+        lines = equal if difference is None else difference_lines(difference)
+        typer.echo("\n".join([*lines, *around_lines(besides)]))
     raise typer.Exit(0 if difference is None else 1)
 
 
