@@ -62,4 +62,4 @@ def test_a_generator_that_is_called_long_before_it_is_trained_ends_as_a_model(tm
         steps[1].step()
     sources = statement_of(tmp_path / "run").predicate.sources
     assert {"teacher.batchnorm", "model2.params", "model2.batchnorm"} <= sources.keys()
-    assert (sources["teacher.params"].source, sources["model2.params"].source) == ("S4", "S3")
+    assert (sources["teacher.params"].source, sources["model2.params"].source) == ("S5", "S3")
