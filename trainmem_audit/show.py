@@ -48,6 +48,7 @@ def statement_text(statement: Statement, signature: Signature | None) -> str:
         *_components(manifest),
         *_loaders(manifest),
         ("streams", _listed([f"{name} ({item.algorithm})" for name, item in sorted(manifest.rng_contract.items())])),
+        *_seeds(manifest),
         ("environment", _machine(manifest)),
         ("packages", _packages(manifest)),
         ("inputs", f"{_count(manifest.inputs, 'file')}, {size_text(sum(item.bytes for item in manifest.inputs))}"),
@@ -135,6 +136,11 @@ def _loaders(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "order", text
     if len(loaders) > _MOST_LOADERS:
         yield "", f"and {len(loaders) - _MOST_LOADERS} more loaders"
+
+
+def _seeds(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if manifest.seeds:
+        yield "seeds", _listed([f"{seed.call} {seed.value} ({seed.site})" for seed in manifest.seeds])
 
 
 def _machine(manifest: Manifest) -> str:

@@ -33,6 +33,7 @@ MOST = 256
 """How many seeds are written down; a script that reseeds at every step derives the later ones from the earlier."""
 _CONTEXT = "trainmem-audit 2026-11 entropy of a generator v1"
 _SEEDERS = ("random", "numpy.random", "torch")
+_GLOBAL = ("random.seed", "numpy.random.seed", "torch.manual_seed", "torch.seed")
 _STREAMS = {"numpy": "numpy.entropy", "random": "python", "torch": "torch.cpu"}
 """The stream to whose start the entropy of a call belongs, by the library of the call."""
 _DAY = 86400.0
@@ -82,7 +83,7 @@ class Entropy:
 
     def seed(self, call: str, value: Any, bits: int = 63) -> Any:
         """Return the seed that `call` is to use in place of `value`; `None` asks for entropy."""
-        site = self._site()
+        site = self._site(call in _GLOBAL)
         if site is None:
             return value
         if value is None:
@@ -109,8 +110,11 @@ class Entropy:
         digest = blake3(text.encode(), derive_key_context=_CONTEXT).digest(length=bits // 8 + 1)
         return int.from_bytes(digest, "little") & ((1 << bits) - 1)
 
-    def _site(self) -> str | None:
-        """Return `file:line` of the code that asks, or `None` if that is the standard library, torch or NumPy."""
+    def _site(self, is_global: bool) -> str | None:
+        """Return `file:line` of the code that asks, or `None` if its generators are its own affair.
+
+        That is the standard library, torch and NumPy; and any installed package that seeds a generator of its own.
+        """
         frame = sys._getframe(2)
         while frame is not None and frame.f_globals.get("__name__") in (*_SEEDERS, __name__):
             frame = frame.f_back  # type: ignore[assignment]
@@ -118,6 +122,8 @@ class Entropy:
             return None
         module, file = str(frame.f_globals.get("__name__", "")), frame.f_code.co_filename
         if module.partition(".")[0] in ("torch", "numpy") or self._is_standard(file):
+            return None
+        if not is_global and self._places.is_library(Path(file)):
             return None
         return f"{self._places.name(Path(file).absolute())}:{frame.f_lineno}"
 
@@ -140,8 +146,9 @@ class Entropy:
 
         @functools.wraps(real)
         def seed(generator: random.Random, a: Any = None, version: int = 2) -> None:
-            real(generator, self.seed("random.seed", a), version)
-            if type(generator) is random.Random and generator is not vars(random)["_inst"]:
+            is_global = generator is vars(random)["_inst"]
+            real(generator, self.seed("random.seed" if is_global else "random.Random", a), version)
+            if type(generator) is random.Random and not is_global:
                 self._own("python.random", generator)
 
         random.Random.seed = seed  # type: ignore[method-assign, assignment]
