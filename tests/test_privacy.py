@@ -330,7 +330,7 @@ def test_more_names_of_secrets(flag: str) -> None:
     "text",
     ["--author=Smith", "--pass-through=a", "--patience=ten", "--sort-key=size", "--key-dim=a", "--keyframes=a",
      "--path=a", "--bypass=no", "--monkey=a", "{dir}/a/b", "${now:%Y}/a/b", "--pattern=*.py",
-     "--image_key=jpg", "--passes=two"],
+     "--image_key=jpg", "--passes=two", "--pass=2", "--key=0", "--token-dim=16"],
 )  # fmt: skip
 def test_names_that_only_resemble_those_of_secrets(text: str) -> None:
     assert redact_argv([text], CWD, NAMES) == (Argument(text=text),)
@@ -374,10 +374,17 @@ def test_names_of_tensors_are_public_part_by_part(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_text_under_the_name_of_a_secret_is_no_plain_value() -> None:
-    group = {"api_key": "canary", "password": ["a"], "author": "Smith", "auth_temperature": 0.5, "max_tokens": 7}
+    group = {
+        "api_key": "canary",
+        "password": ["a"],
+        "author": "Smith",
+        "auth_temperature": 0.5,
+        "max_tokens": 7,
+        "token_mixer": "pool",
+    }
     assert plain_value(group | {"inner": {"wandb_key": "canary"}}) == {
         "api_key": REDACTED, "password": ["a"], "author": "Smith", "auth_temperature": "0x1.0000000000000p-1",
-        "max_tokens": 7, "inner": {"wandb_key": REDACTED},
+        "max_tokens": 7, "token_mixer": "pool", "inner": {"wandb_key": REDACTED},
     }  # fmt: skip
 
 

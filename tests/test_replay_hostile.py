@@ -91,7 +91,7 @@ def test_a_typed_secret_is_neither_shown_nor_written_down(tmp_path: Path) -> Non
 
     found = replayed_here(where / "run", consent=consent, secret=secret)
     assert shown == ["python train.py --token [redacted]"]
-    assert asked == [""]
+    assert asked == ["--token"]
     assert found.outcome == "inconclusive"
     assert "is not the word: {redacted}" in found.reason
     assert "canary" not in found.model_dump_json()

@@ -32,7 +32,7 @@ __all__ = [
     "find_identity",
     "find_secrets",
     "identity",
-    "is_secret_name",
+    "is_secret_value",
     "known_identity",
     "last_line",
     "public_line",
@@ -42,15 +42,18 @@ __all__ = [
     "without",
 ]
 
-SECRET_FLAG: Final = re.compile(
-    r"token(?!i[sz])|secret|passw|passphrase|api.?key|auth(?!ors?(?![a-z]))|credential"
-    r"|(?<![a-z])(?:pass|pwd|pat|bearer|cookies?)(?![a-z_.-])"
+_KEY_OR_PASS: Final = (
+    r"(?<![a-z])(?:pass|pwd|pat|bearer|cookies?)(?![a-z_.-])"
     r"|(?:access|account|aws|azure|comet|deploy|encryption|license|master|neptune|openai|private|service|shared|signing"
     r"|ssh|storage|wandb)[_.-]?key(?![a-z])"
-    r"|(?<![a-z_.-])-{0,2}key(?![a-z_.-])",
-    re.IGNORECASE,
+    r"|(?<![a-z_.-])-{0,2}key(?![a-z_.-])"
 )
-"""Names whose values are kept out; `tokenizer`, `author`, `pass-through`, `patience` and `sort-key` are none."""
+SECRET_FLAG: Final = re.compile(
+    rf"token(?!i[sz])|secret|passw|passphrase|api.?key|auth(?!ors?(?![a-z]))|credential|{_KEY_OR_PASS}", re.IGNORECASE
+)
+"""Names whose values may have to be kept out (`is_secret_value` decides); `tokenizer`, `author`, `pass-through`,
+`patience` and `sort-key` are none."""
+_MORE_SECRETS: Final = re.compile(_KEY_OR_PASS, re.IGNORECASE)
 _PAIR_FLAG: Final = re.compile(r"--?(?:http-?|basic-?)?auth", re.IGNORECASE)
 """Names of arguments that may take two values, a user and a password."""
 
@@ -245,11 +248,6 @@ def public_name(name: str) -> str:
     return parts
 
 
-def is_secret_name(name: str) -> bool:
-    """Return whether a text under this name (of a setting, a variable) is kept out of a record."""
-    return bool(SECRET_FLAG.search(name))
-
-
 def public_line(text: str) -> str:
     """Return what a program printed as it may be published: paths as base names, names and secrets redacted."""
     text = _ANY_PATH.sub(lambda match: "…/" + posixpath.basename(match[0].rstrip("/")), text)
@@ -373,7 +371,7 @@ def redact_argv(argv: list[str], cwd: Path, names: Iterable[str] | None = None) 
     flag, left = "", 0
     for text in argv:
         takes_value = left > 0 and not (text.startswith("--") and _FLAG.fullmatch(text))
-        if takes_value and _is_secret_value(flag, text):
+        if takes_value and is_secret_value(flag, text):
             arguments.append(Argument(redacted=True))
             left -= 1
             continue
@@ -383,12 +381,14 @@ def redact_argv(argv: list[str], cwd: Path, names: Iterable[str] | None = None) 
     return tuple(arguments)
 
 
-def _is_secret_value(name: str, value: str) -> bool:
+def is_secret_value(name: str, value: str) -> bool:
     """Return whether the value of `name` is kept out; `--max-tokens 512` is a count, `--token-dim 16` a size."""
     if not SECRET_FLAG.search(name) or value.lower() in _SWITCHES:
         return False
     words = [word.lower() for word in _WORD.findall(name)]
     number = bool(_NUMBER.fullmatch(value))
+    if "pwd" in words or (not number and _MORE_SECRETS.search(name)):
+        return True
     return any(_is_secret_word(word, after, number) for word, after in zip(words, [*words[1:], ""], strict=True))
 
 
@@ -409,7 +409,7 @@ def _redact(text: str, cwd: Path, names: tuple[str, ...]) -> Argument:
     value = text[len(prefix) :]
     if not _is_unicode(text) or find_secrets(prefix) or find_identity(prefix, names):
         return Argument(redacted=True)
-    if prefix.endswith("=") and value and _is_secret_value(prefix, value):  # (1)
+    if prefix.endswith("=") and value and is_secret_value(prefix, value):  # (1)
         return Argument(prefix=prefix, redacted=True)
     if find_secrets(text) or _assigns_secret(value):
         return Argument(prefix=prefix, redacted=True)

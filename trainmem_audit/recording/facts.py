@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmem_audit.documents.common import Scalar
-from trainmem_audit.privacy import REDACTED, is_secret_name, public_text
+from trainmem_audit.privacy import REDACTED, is_secret_value, public_text
 from trainmem_audit.recording.places import Places
 
 __all__ = ["PROFILE_VARIABLES", "environment", "numeric_profile", "rng_canary"]
@@ -66,7 +66,7 @@ def environment(places: Places, extra: tuple[str, ...] = ()) -> dict[str, Any]:
         variables["PYTHONPATH"] = ":".join(search)
     for name in extra:
         if (value := os.environ.get(name)) is not None:
-            variables[name] = REDACTED if is_secret_name(name) else public_text(value)
+            variables[name] = REDACTED if is_secret_value(name, value) else public_text(value)
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from trainmem_audit.canonical import float_text
-from trainmem_audit.privacy import REDACTED, is_secret_name, public_text
+from trainmem_audit.privacy import REDACTED, is_secret_value, public_text
 
 __all__ = ["ComponentState", "Labels", "Source", "plain_value"]
 
@@ -58,7 +58,7 @@ def plain_value(value: Any) -> Any:
 def _plain_member(key: str, value: Any) -> Any:
     """Return the plain value of a member; a text under the name of a secret (`api_key`) is none to be recorded."""
     plain = _plain(value)
-    if isinstance(plain, str) and not isinstance(value, int | float) and is_secret_name(key):
+    if isinstance(value, str) and is_secret_value(key, value):
         return REDACTED
     return plain
 
