@@ -171,7 +171,7 @@ def test_a_run_that_takes_too_long_is_undecided(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (("nothing.py",), "no such script"),
-        (("-m", "no.such.module"), "no such module"),
+        (("-m", "no.such.module"), "no module with Python source"),
         (("broken.py",), "does not compile"),
         (("--format", "yaml", "train.py"), "unknown format"),
         (("--keep", ".", "train.py"), "not empty"),

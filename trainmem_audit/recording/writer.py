@@ -22,6 +22,9 @@ __all__ = ["LogWriter"]
 
 _WAITING = 512
 """Lines that may wait for the writer before training waits for it."""
+_GATHERED = 0.02
+"""Seconds for which lines are gathered. A thread that wakes for each would take the interpreter from the training at
+every step; a kill loses what was not written yet."""
 
 
 @dataclass
@@ -81,6 +84,7 @@ class LogWriter:
         self._order: int | None = None
         self._queue: queue.Queue[_Item | None] = queue.Queue(_WAITING)
         self.seconds = 0.0
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trainmem-audit-writer", daemon=True)
 
     def start(self, begin: dict[str, Any]) -> None:
@@ -112,6 +116,7 @@ class LogWriter:
         RecordingError
             If the recording had failed.
         """
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
         for descriptor in (self._log, self._tensors, self._order):
@@ -129,6 +134,8 @@ class LogWriter:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            if self._queue.empty():
+                self._closing.wait(_GATHERED)
             if self._failed:
                 continue
             began = time.perf_counter()
