@@ -72,6 +72,8 @@ class Places:
         real = os.path.realpath(path)
         if lexical == real or not lexical.startswith(self._prefixes) or os.path.realpath(lexical) != real:
             return real, real
+        if real.startswith(self._prefixes[1:]):  # the script itself was started through the link
+            return real, real
         return lexical, real
 
     def folder_name(self, path: Path) -> str | None:
