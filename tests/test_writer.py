@@ -43,7 +43,7 @@ def begin() -> dict[str, Any]:
 
 
 def test_a_line_that_could_not_be_read_again_ends_the_recording(tmp_path: Path) -> None:
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     writer = LogWriter(tmp_path, 0, failures.append)
     writer.start(begin())
     writer.put({"t": "step", "i": 0, "state": {}, "rng": {"python": "not a digest"}})
@@ -55,7 +55,7 @@ def test_a_line_that_could_not_be_read_again_ends_the_recording(tmp_path: Path) 
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     writer = LogWriter(tmp_path, 0, failures.append)
     writer.start(begin())
 

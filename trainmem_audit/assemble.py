@@ -127,8 +127,13 @@ class Recovery:
     cut: dict[str, int]
 
 
-def recover(run_dir: Path, signer: Signer) -> Recovery:
+def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> Recovery:
     """Close and sign a killed run as incomplete; cut a torn last line, and side files to what the log speaks of.
+
+    Parameters
+    ----------
+    why:
+        Why there is no more of it, for the statement.
 
     Raises
     ------
@@ -155,7 +160,8 @@ def recover(run_dir: Path, signer: Signer) -> Recovery:
             if _ASIDE.fullmatch(name.rpartition("/")[2]):
                 reader.remove(name)
     cut = {name: size for name, size in cut.items() if size}
-    extra = () if log.end is not None else (f"everything after step {log.steps - 1}: the run was killed",)
+    missing = f"everything after step {log.steps - 1}" if log.steps else "every step"
+    extra = () if log.end is not None else (f"{missing}: {why}",)
     return Recovery(sign_run(run_dir, log, signer, extra), log.steps, cut)
 
 

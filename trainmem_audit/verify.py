@@ -379,7 +379,7 @@ def _check_log(found: Examination, statement: Statement, watch: Callable[[Line],
     if disagreements:
         _fail(found, 6, "the statement does not say what the log says", disagreements)
     else:
-        end = "complete" if found.log.end is not None else "INCOMPLETE: the run was killed"
+        end = "complete" if found.log.end is not None else "INCOMPLETE: the run was killed, or its recorder failed"
         _pass(found, 6, f"{found.log.steps} steps in {found.log.lines} lines, chain and Merkle root hold; {end}")
     if side.error is not None:  # (7)
         _fail(found, 7, side.error.message, [_finding("SIDE", side.error)])

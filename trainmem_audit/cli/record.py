@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,9 +155,10 @@ def _entry_name(script: Path, cwd: Path) -> str:
 def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
     """Replace this process by the interpreter that runs the script; the key's seed goes through a pipe."""
     from trainmem_audit.keys import PASSPHRASE_VARIABLE
+    from trainmem_audit.recording.descriptors import above_standard
     from trainmem_audit.recording.launcher import interpreter_command
 
-    reader, writer = os.pipe()
+    reader, writer = map(above_standard, os.pipe())
     os.write(writer, seed)
     os.close(writer)
     os.set_inheritable(reader, True)
@@ -164,8 +166,10 @@ def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
     command, _ = interpreter_command(order, arguments)
     environment = {**os.environ, "PYTHONHASHSEED": order["hashSeed"]}
     environment.pop(PASSPHRASE_VARIABLE, None)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed when we were started
+            with suppress(OSError):
+                stream.flush()
     os.execve(sys.executable, command, environment)
 
 

@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from trainmem_audit.assemble import foreign_files
 from trainmem_audit.documents.steplog import Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
+from trainmem_audit.recording.descriptors import above_standard
 from trainmem_audit.recording.places import argument_directories
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Imposed, Options, Recording
 
@@ -54,7 +56,7 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
     with tempfile.TemporaryFile() as file:  # without a name: it is gone when the child has read it
         file.write(json.dumps({**order, "arguments": arguments}).encode())
         file.seek(0)
-        descriptor = os.dup(file.fileno())
+        descriptor = above_standard(os.dup(file.fileno()))
     os.set_inheritable(descriptor, True)
     return [sys.executable, "-P", "-c", _BOOT, str(descriptor)], descriptor
 
@@ -74,11 +76,17 @@ def main() -> None:
         recording = Recording(_options(order, path))
         recording.start()
     except TrainmemAuditError as error:
-        _say(str(error))
-        if order.get("madeDir"):
-            with suppress(OSError):  # refused before anything was written
-                Path(order["runDir"]).rmdir()
-        raise SystemExit(error.exit_code) from None
+        _refuse(order, str(error), error.exit_code)
+    except OSError as error:  # no right to write there, a full disk
+        where = error.filename if isinstance(error.filename, str) else order["runDir"]
+        problem = f"recording cannot start: {error.strerror or error}"
+        _refuse(
+            order,
+            str(
+                RecordingError(problem, where=where, remedy="--run-dir DIR where there is room and the right to write")
+            ),
+            2,
+        )
     module = _main_module(path)
     sys.modules["__main__"] = module
     sys.argv = [order["argv0"] if code is not None else "-m", *arguments]
@@ -105,6 +113,14 @@ def main() -> None:
         raise SystemExit(3)
 
 
+def _refuse(order: dict[str, Any], text: str, exit_code: int) -> NoReturn:
+    """End before the script has begun, and leave no directory that was made for it."""
+    _say(text)
+    if order.get("madeDir"):
+        shutil.rmtree(order["runDir"], ignore_errors=True)
+    raise SystemExit(exit_code) from None
+
+
 def _run(code: CodeType | None, module: ModuleType, name: str) -> tuple[str, int, BaseException | None]:
     """Run the script, or the module `name`; return outcome, exit code and what must still be raised."""
     try:
@@ -129,13 +145,20 @@ def _finish(
         _say(str(error))
         return exit_code == 0
     except Exception as error:  # a full disk, say: the script's end must not change
-        _say(f"the record could not be closed: {type(error).__name__}: {error}")
+        _say(
+            f"THE RECORD COULD NOT BE CLOSED: {type(error).__name__}: {error}\n"
+            f"  every step is in {recording.run_dir}, unsigned\n"
+            f"  remedy:   make room there, then `trainmem-audit recover {recording.run_dir}`"
+        )
         return exit_code == 0
     if statement is not None and signer is not None:
         log = statement.predicate.step_logs[0]
         shown = order["shownDir"] if recording.run_dir == Path(order["runDir"]) else recording.run_dir.name
         say(f"recorded {log.steps} steps in {shown}, signed by {signer.public.keyid}")
-        if others := foreign_files(recording.run_dir, statement):
+        others = []
+        with suppress(OSError):  # the directory is being removed, say
+            others = foreign_files(recording.run_dir, statement)
+        if others:
             _say(f"NOT PART OF THE RECORD, though in {shown}: {', '.join(others)}. Move what the script wrote there.")
     return False
 
@@ -307,8 +330,12 @@ def _wait_for_threads() -> None:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # the script may have closed it
-        print(f"trainmem-audit: {text}", file=sys.__stderr__, flush=True)
+    """Print to stderr, past its buffer: what is left in one that cannot be written ends Python with 120."""
+    stream = sys.__stderr__
+    if stream is not None:  # else it was closed when we were started
+        with suppress(OSError, ValueError):  # the script may have closed it
+            stream.flush()
+            os.write(stream.fileno(), f"trainmem-audit: {text}\n".encode(stream.encoding, "backslashreplace"))
 
 
 def _silence(text: str) -> None:

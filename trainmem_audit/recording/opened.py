@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainmem_audit.documents.steplog import Folder, Input
+from trainmem_audit.recording.descriptors import above_standard
 from trainmem_audit.recording.folders import Folders, Past
 from trainmem_audit.recording.places import Places
 
@@ -382,4 +383,4 @@ def _writes(mode: object, flags: object) -> bool:
 
 def _anonymous_file() -> int:
     with tempfile.TemporaryFile(buffering=0) as file:
-        return os.dup(file.fileno())
+        return above_standard(os.dup(file.fileno()))

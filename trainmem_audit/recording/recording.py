@@ -11,10 +11,11 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from blake3 import blake3
 
@@ -97,7 +98,7 @@ class Options:
     starts: Mapping[str, str] = field(default_factory=dict)
     imposed: Imposed | None = None
     dump: tuple[int, Path] | None = None
-    say: Callable[[str], None] = lambda text: print(f"trainmem-audit: {text}", file=sys.stderr)
+    say: Callable[[str], None] = field(default=lambda text: _print(text))
 
 
 class Recording:
@@ -106,7 +107,7 @@ class Recording:
     def __init__(self, options: Options) -> None:
         self.session: Session | None = None
         self._options = options
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._uninstall: Callable[[], None] = lambda: None
         self._pid = os.getpid()
         entry_directory = options.cwd if options.entry is None else options.entry.resolve().parent
@@ -193,13 +194,21 @@ class Recording:
             return self._finish_failed(signer)
         return sign_run(self._options.run_dir, summary, signer) if signer is not None else None
 
-    def _finish_failed(self, signer: Signer | None) -> Statement | None:
-        if signer is not None:
-            recover(self._options.run_dir, signer)
+    def _finish_failed(self, signer: Signer | None) -> NoReturn:
+        run_dir = self._options.run_dir
+        broke_off = f"the recording broke off ({_detail(self._failure)})"
+        if signer is None:
+            raise RecordingError(broke_off, where=str(run_dir))
+        try:
+            steps = recover(run_dir, signer, "the recorder failed, the script went on").steps
+        except (OSError, TrainmemAuditError) as error:
+            raise RecordingError(
+                f"{broke_off}, and what was written before could not be signed ({_detail(error)})",
+                where=str(run_dir),
+                remedy=f"if the directory is there: make room, then `trainmem-audit recover {run_dir}`",
+            ) from None
         raise RecordingError(
-            f"the recording broke off ({type(self._failure).__name__}: {self._failure}); "
-            "what was written before is kept, signed as incomplete",
-            where=str(self._options.run_dir),
+            f"{broke_off}: {_kept(steps)}; what was written before is kept, signed as incomplete", where=str(run_dir)
         )
 
     # Imports -------------------------------------------------------------------------------------------------------
@@ -332,13 +341,13 @@ class Recording:
 
     # Failure -------------------------------------------------------------------------------------------------------
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Say once, loudly, that recording has ended; training goes on."""
         if self._failure is None:
             self._failure = error
             self._uninstall_soon()
-            detail = error.message if isinstance(error, TrainmemAuditError) else f"{type(error).__name__}: {error}"
-            self._options.say(f"RECORDING BROKE OFF, training goes on without it: {detail}")
+            with suppress(Exception):  # who cannot be told must not be stopped by it
+                self._options.say(f"RECORDING BROKE OFF, training goes on without it: {_detail(error)}")
 
     def _uninstall_soon(self) -> None:
         if self.session is not None:
@@ -353,6 +362,19 @@ class Recording:
                 return None
 
         return guarded
+
+
+def _detail(error: BaseException | None) -> str:
+    return error.message if isinstance(error, TrainmemAuditError) else f"{type(error).__name__}: {error}"
+
+
+def _kept(steps: int) -> str:
+    return f"everything after step {steps - 1} is lost" if steps else "every step is lost"
+
+
+def _print(text: str) -> None:
+    if sys.stderr is not None:  # else `print` would take stdout
+        print(f"trainmem-audit: {text}", file=sys.stderr)
 
 
 def free_name(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """The background thread that owns the files of a recording: step log, tensor digests, consumed indices.
 
 Every write is one whole line or frame on an append-only descriptor, side files before the line that speaks of them: a
-kill at any moment leaves a valid prefix. When writing fails the recording ends, loudly; training does not.
+kill at any moment leaves a valid prefix. When writing fails the recording ends, loudly; training does not, and never
+waits for a writer that is gone.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainmem_audit.errors import RecordingError
+from trainmem_audit.recording.descriptors import above_standard
 from trainmem_audit.steplog import FRAME, ORDER_FILE, STEP_FILE, TENSOR_FILE, LogBuilder, LogSummary
 
 __all__ = ["LogWriter"]
@@ -25,6 +28,8 @@ _WAITING = 512
 _GATHERED = 0.02
 """Seconds for which lines are gathered. A thread that wakes for each would take the interpreter from the training at
 every step; a kill loses what was not written yet."""
+_PATIENCE = 1.0
+"""Seconds after which who waits for the writer looks whether it still lives."""
 
 
 @dataclass
@@ -68,16 +73,23 @@ class LogWriter:
     Parameters
     ----------
     on_failure:
-        Called once, from the writer's thread, with the error that ended the recording.
+        Called once, mostly from the writer's thread, with the error that ended the recording.
+
+    Attributes
+    ----------
+    steps:
+        The number of steps whose lines are in the file.
     """
 
-    def __init__(self, directory: Path, tensor_budget: int, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(self, directory: Path, tensor_budget: int, on_failure: Callable[[BaseException], None]) -> None:
         self._directory = directory
         self._moving = threading.Lock()
         self._builder = LogBuilder()
         self._thinning = Thinning(tensor_budget)
         self._on_failure = on_failure
         self._failed = False
+        self._ended = False
+        self.steps = 0
         self.before_step: Callable[[], None] | None = None
         self._log = self._open(STEP_FILE)
         self._tensors = self._open(TENSOR_FILE)
@@ -99,8 +111,9 @@ class LogWriter:
         """
         if self.before_step is not None and members["t"] == "step":
             self.before_step()
-        if not self._failed:
-            self._queue.put(_Item(members, digests, indices))
+        item = _Item(members, digests, indices)
+        while not self._failed and not self._handed_over(item):
+            self._check_alive()
 
     def move(self, directory: Path) -> None:
         """Rename the directory; what is open stays open."""
@@ -117,10 +130,17 @@ class LogWriter:
             If the recording had failed.
         """
         self._closing.set()
-        self._queue.put(None)
+        while self._thread.is_alive() and not self._handed_over(None):
+            pass
         self._thread.join()
-        for descriptor in (self._log, self._tensors, self._order):
-            if descriptor is not None:
+        self._check_alive()
+        if not self._failed:
+            try:
+                self._settle()
+            except (OSError, RecordingError) as error:
+                self._break_off(error)
+        for _, descriptor in self._open_files():
+            with suppress(OSError):
                 os.close(descriptor)
         if self._failed:
             raise RecordingError("the recording broke off", remedy="trainmem-audit recover closes what was written")
@@ -130,7 +150,47 @@ class LogWriter:
         with self._moving:
             path = self._directory / name
             path.parent.mkdir(exist_ok=True)
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            return above_standard(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            )
+
+    def _open_files(self) -> Iterator[tuple[str, int]]:
+        yield STEP_FILE, self._log
+        yield TENSOR_FILE, self._tensors
+        if self._order is not None:
+            yield ORDER_FILE, self._order
+
+    def _handed_over(self, item: _Item | None) -> bool:
+        try:
+            self._queue.put(item, timeout=_PATIENCE)
+        except queue.Full:
+            return False
+        return True
+
+    def _check_alive(self) -> None:
+        """Break off when the thread is gone and has not read the queue to its end."""
+        if not self._ended and not self._thread.is_alive():
+            self._break_off(RecordingError("the thread that writes the log has died"))
+
+    def _settle(self) -> None:
+        """Bring the files to the disk, and demand that they still are what the run directory holds under their names.
+
+        A disk that is full may say so only now (delayed allocation, network file systems).
+        """
+        for name, descriptor in self._open_files():
+            os.fsync(descriptor)
+            written = os.fstat(descriptor)
+            try:
+                there = os.path.samestat(written, os.lstat(self._directory / name))
+            except OSError:
+                there = False
+            if not there or (name == STEP_FILE and written.st_size != self._builder.summary.bytes):
+                raise RecordingError(f"{name} was removed or changed while training ran", where=str(self._directory))
+
+    def _break_off(self, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            self._on_failure(error)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -141,10 +201,10 @@ class LogWriter:
             began = time.perf_counter()
             try:
                 self._write(item)
-            except Exception as error:  # any failure ends the recording, none may end the training
-                self._failed = True
-                self._on_failure(error)
+            except BaseException as error:  # any failure ends the recording, none may end the training or this loop
+                self._break_off(error)
             self.seconds += time.perf_counter() - began
+        self._ended = True
 
     def _write(self, item: _Item) -> None:
         members = item.members
@@ -160,6 +220,7 @@ class LogWriter:
             if self._thinning.keep(members["i"], size):
                 _write_all(self._tensors, FRAME.pack(members["i"], len(item.digests)) + b"".join(item.digests))
         _write_all(self._log, line + b"\n")
+        self.steps += members["t"] == "step"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
