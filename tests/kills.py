@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch._dynamo  # what every optimizer imports when it is made: here once, before the forks
 
-import trainmem_audit.recording.session  # noqa: F401  (before the forks, to be there in each)
+import trainmem_audit.recording.session  # noqa: F401  (likewise)
 from tests.tools import SCRIPTS, examined
 from trainmem_audit.assemble import recover
 from trainmem_audit.cli.record import _order

@@ -37,6 +37,7 @@ class CodeFiles:
         self.elsewhere: set[str] = set()
         self._list_elsewhere = list_elsewhere
         self._listed: set[Path] = set()
+        self._imported: set[tuple[str, str]] = set()
         self._modules = 0
         self.run_dir = run_dir.resolve()
         self._places = places
@@ -52,7 +53,8 @@ class CodeFiles:
         found: list[SourceFile] = []
         for name, module in list(sys.modules.items()):
             file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-            if isinstance(file, str) and file.endswith(".py"):
+            if isinstance(file, str) and file.endswith(".py") and (name, file) not in self._imported:
+                self._imported.add((name, file))
                 path = Path(self._places.locate(file)[0])
                 if name in _SITE or self._places.is_own(path) or self._places.is_library(path):
                     found += self._take(path, "imported")
