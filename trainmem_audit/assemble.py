@@ -128,7 +128,7 @@ class Recovery:
 
 
 def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> Recovery:
-    """Close and sign a killed run as incomplete; cut a torn last line, and side files to what the log speaks of.
+    """Close and sign a killed run as incomplete; cut a torn last line, and the other files to what the log speaks of.
 
     Parameters
     ----------
@@ -156,8 +156,12 @@ def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> R
         for name, length in (("tensors.b3", _frames_length), ("order/rank-0.i64", _order_length)):
             if name in reader.names():
                 cut[name] = _truncate(reader, name, length(reader, name, log))
+        copies = {file.file for file in log.files.values()}
         for name in reader.names():
-            if _ASIDE.fullmatch(name.rpartition("/")[2]):
+            if log.end is None and name.startswith("source/") and name not in copies:
+                cut[name] = reader.size(name)  # copied, and then its line was not written any more
+                reader.remove(name)
+            elif _ASIDE.fullmatch(name.rpartition("/")[2]):
                 reader.remove(name)
     cut = {name: size for name, size in cut.items() if size}
     missing = f"everything after step {log.steps - 1}" if log.steps else "every step"

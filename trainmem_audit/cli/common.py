@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,8 @@ PassphraseFileOption = Annotated[
 
 def say(text: str) -> None:
     """Print a remark (not data) to stderr, on one line."""
-    typer.echo(f"trainmem-audit: {safe_text(text)}", err=True)
+    with suppress(OSError):  # a remark that cannot be printed stops nothing
+        typer.echo(f"trainmem-audit: {safe_text(text)}", err=True)
 
 
 def signer_for(directory: Path, key: Path | None, passphrase_file: Path | None, anonymous: bool = False) -> Signer:

@@ -95,9 +95,10 @@ def main() -> None:
     leave = os._exit
 
     def end(status: int) -> NoReturn:
-        if os.getpid() == parent:  # multiprocessing ends its children in this way
-            _finish(recording, "exited", _exit_code(status), signer, order, say)  # unflushed output is lost, as bare
-        leave(status)
+        ours = os.getpid() == parent  # multiprocessing ends its children in this way
+        if ours and _finish(recording, "exited", _exit_code(status), signer, order, say):
+            status = 3
+        leave(status)  # unflushed output is lost, as bare
 
     os._exit = functools.wraps(leave)(end)
     outcome, exit_code, raised = _run(code, module, order["entry"])
@@ -107,10 +108,10 @@ def main() -> None:
         _flush()
         failed = _finish(recording, outcome, exit_code, signer, order, say)
     os._exit = leave
+    if failed:  # then the script returned 0, maybe by `sys.exit`
+        raise SystemExit(3)
     if raised is not None:
         raise raised
-    if failed:
-        raise SystemExit(3)
 
 
 def _refuse(order: dict[str, Any], text: str, exit_code: int) -> NoReturn:
