@@ -78,6 +78,20 @@ def test_what_write_atomic_leaves_when_killed_is_removed(tmp_path: Path) -> None
     assert Run(path, tmp_path).findings() == []
 
 
+def test_a_copy_of_code_whose_line_was_not_written_any_more_is_cut_off(tmp_path: Path) -> None:
+    path = killed(tmp_path / "run", LOG, FRAMES, ORDER)
+    (path / "source").mkdir(exist_ok=True)
+    (path / "source" / "late.py").write_bytes(b"x = 1\n")
+    assert recover(path, SIGNER).cut == {"source/late.py": 6}
+    assert Run(path, tmp_path).findings() == []
+
+
+def test_where_the_recorder_failed_the_statement_does_not_say_killed(tmp_path: Path) -> None:
+    path = killed(tmp_path / "run", LOG, FRAMES, ORDER)
+    statement = recover(path, SIGNER, "the recorder failed, the script went on").statement
+    assert statement.predicate.not_recorded == ("everything after step 3: the recorder failed, the script went on",)
+
+
 def test_a_signed_run_is_not_closed_again(tmp_path: Path) -> None:
     path = killed(tmp_path / "run", LOG, FRAMES, ORDER)
     recover(path, SIGNER)

@@ -70,6 +70,49 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path: Path, mon
     assert isinstance(failures[0], OSError)
 
 
+@pytest.mark.parametrize("lines", [3, 2000])
+def test_a_writer_whose_thread_is_gone_stops_no_training(
+    lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when more lines come than may wait."""
+    failures: list[BaseException] = []
+    writer = LogWriter(tmp_path, 0, failures.append)
+    monkeypatch.setattr(writer._thread, "_target", lambda: None)
+    monkeypatch.setattr("trainmem_audit.recording.writer._PATIENCE", 0.01)
+    writer.start(begin())
+    for step in range(lines):
+        writer.put({"t": "step", "i": step, "state": {}, "rng": {}})
+    with pytest.raises(RecordingError, match="broke off"):
+        writer.close()
+    assert [str(failure) for failure in failures] == ["the thread that writes the log has died"]
+
+
+@pytest.mark.parametrize("name", ["steps.jsonl", "tensors.b3"])
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_file_that_is_no_longer_ours_ends_the_recording(name: str, change: str, tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+    writer = LogWriter(tmp_path, 0, failures.append)
+    writer.start(begin())
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if change == "replaced":
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(RecordingError, match="broke off"):
+        writer.close()
+    assert f"{name} was removed or changed" in str(failures[0])
+
+
+def test_a_log_that_somebody_else_wrote_to_is_noticed(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+    writer = LogWriter(tmp_path, 0, failures.append)
+    writer.start(begin())
+    with (tmp_path / "steps.jsonl").open("ab") as file:
+        file.write(b"a stray line\n")
+    with pytest.raises(RecordingError, match="broke off"):
+        writer.close()
+    assert "steps.jsonl was removed or changed" in str(failures[0])
+
+
 def test_an_existing_log_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / "steps.jsonl").write_text("mine")
     with pytest.raises(FileExistsError):
