@@ -268,8 +268,8 @@ def test_no_canary_of_author_or_reviewer_is_in_what_a_reviewer_makes(author: Wor
         command = ("verify", str(local), "--allow-untrusted", "--replay", "full", "--yes", "--save", str(saved))
         data = [author.project, *(path.parent for path in author.base.glob("*/*") if path.name in INPUTS)]
         options = (option for path in data for option in ("--data", str(path)))
-        # the second run keeps its owner's name in a scheduler, and another name stands there now; it also loads code from
-        # the reviewer's home, and so the difference decides nothing
+        # the second run keeps its owner's name in a scheduler, and another name stands there now; and since it loads
+        # code from the reviewer's home, that difference decides nothing
         run(reviewer, there, *command, *options, asked=True, expect=code)
         texts[f"{place}: verification"] = saved.read_bytes()
         assert not crash or b"nothing" in texts[f"{place}: verification"]
