@@ -237,6 +237,8 @@ def kill_many(count: int, seed: int, where: Path) -> dict[str, dict[str, int]]:
         found[training.name][state] += 1
         found[training.name]["with a torn last line"] += torn
         shutil.rmtree(folder, ignore_errors=True)
+        if (number + 1) % 50 == 0:
+            print(f"{number + 1} kills: {json.dumps(found)}", file=sys.stderr, flush=True)
     return {name: dict(sorted(counts.items())) for name, counts in found.items()}
 
 
