@@ -471,7 +471,7 @@ _MORE_STEPS = Change("range(3)", "range(4)", "steps", 3)
 _ENDS = (
     _end("raises", "raise", Change("LIMIT = 0.001", "LIMIT = 1000.0", "outcome", 3), 1, "raised"),
     _end("calls sys.exit", "exit", Change("sys.exit(3)", "sys.exit(4)", "outcome", 3), 3, "exited"),
-    _end("interrupted", "interrupt", _MORE_STEPS, -2, "interrupted"),
+    _end("interrupted", "interrupt", Change("lr=0.1", "lr=0.2", "optimizer.hyper"), -2, "interrupted"),
     _end("prints binary data", "binary", _MORE_STEPS, 0, "finished"),
 )
 _EVERY_TIME = {
