@@ -120,15 +120,7 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     with tempfile.TemporaryDirectory(prefix="trainmem-replay-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         try:
-            scratch = build_scratch(
-                root,
-                reader,
-                manifest,
-                source=options.source,
-                data=options.data,
-                allow_changed=options.allow_changed_source,
-                secret=options.secret,
-            )
+            scratch = _scratch(root, reader, manifest, options)
         except ReplayError as error:
             reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines())
             return Replay(outcome="not-run", mode=mode, reason=reason)
@@ -154,6 +146,19 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     )
     typed = _typed(scratch, manifest)
     return Replay.model_validate_json(canonical_bytes(_hide(verdict.to_json(), typed))) if typed else verdict
+
+
+def _scratch(root: Path, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Scratch:
+    """Build the tree in which the run is replayed, as the reviewer wants it."""
+    return build_scratch(
+        root,
+        reader,
+        manifest,
+        source=options.source,
+        data=options.data,
+        allow_changed=options.allow_changed_source,
+        secret=options.secret,
+    )
 
 
 class _Secrets:
@@ -260,15 +265,7 @@ def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, o
     reads = reads_from_outside(code)
     outside = (f"the code reads what no record holds: {'; '.join(reads)}",) if reads else ()
     try:
-        scratch = build_scratch(
-            root,
-            reader,
-            manifest,
-            source=options.source,
-            data=options.data,
-            allow_changed=options.allow_changed_source,
-            secret=options.secret,
-        )
+        scratch = _scratch(root, reader, manifest, options)
         second = _run(root, scratch, reader, manifest, options)
     except (UsageError, ReplayError) as error:
         return first.model_copy(update={"notes": (*first.notes, f"no second replay: {error.message}", *outside)})
