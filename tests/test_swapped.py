@@ -1,4 +1,4 @@
-"""A package that seeds when it is imported, a head that is swapped in mid-run, and an end by `os._exit`, in one script."""
+"""One script: a package that seeds when it is imported, a head swapped in mid-run, an end by `os._exit`."""
 
 from __future__ import annotations
 
