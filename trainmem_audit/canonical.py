@@ -25,12 +25,15 @@ from trainmem_audit.errors import FormatError
 __all__ = [
     "CHAIN_START",
     "canonical_bytes",
+    "canonical_value_digest",
     "chain_digest",
     "component_digest",
     "content_digest",
     "first_changed_line",
     "float_text",
+    "line_body",
     "line_bytes",
+    "line_chain",
     "line_marks",
     "loads_strict",
     "parse_float_text",
@@ -182,7 +185,17 @@ def split_line(line: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         )
     if not (line.startswith(_CHAIN_PREFIX) and line[_CHAIN_END : _CHAIN_END + 2] == b'",'):
         raise FormatError("the line does not begin with a chain digest", where=where)
-    return members, b"{" + line[_CHAIN_END + 2 :]
+    return members, line_body(line)
+
+
+def line_body(line: bytes) -> bytes:
+    """Return the *body* of a canonical line, which begins with its chain digest: the line without `chain`."""
+    return b"{" + line[_CHAIN_END + 2 :]
+
+
+def line_chain(line: bytes) -> bytes:
+    """Return the chain digest with which a canonical line begins, in hex."""
+    return line[len(_CHAIN_PREFIX) : _CHAIN_END]
 
 
 def chain_digest(previous: bytes, body: bytes) -> bytes:
@@ -199,7 +212,12 @@ def component_digest(header: bytes, tensor_digests: Iterable[bytes]) -> bytes:
 
 def value_digest(value: Any) -> bytes:
     """Return the digest of a component that is values and no tensors (hyper-parameters, a scheduler's counters)."""
-    return blake3(line_bytes(value), derive_key_context=VALUE_CONTEXT).digest()
+    return canonical_value_digest(line_bytes(value))
+
+
+def canonical_value_digest(data: bytes) -> bytes:
+    """Return the `value_digest` of the values whose canonical form is `data`."""
+    return blake3(data, derive_key_context=VALUE_CONTEXT).digest()
 
 
 def content_digest(parts: Iterable[bytes]) -> bytes:

@@ -39,6 +39,7 @@ from trainmem_audit.documents.steplog import Component, Line, Snapshot, Step
 from trainmem_audit.envelope import Envelope, form_findings, parse_envelope, verifiers
 from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import PublicKey, parse_public_keys
+from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot
 from trainmem_audit.sidefiles import OrderFile, TensorFile
@@ -152,7 +153,7 @@ def examine(
     reader: RunReader,
     policy: Policy,
     replayer: Replayer | None = None,
-    watch: Callable[[Line], None] = lambda _: None,
+    watch: Callable[[Line], None] | None = None,
 ) -> Examination:
     """Verify the run behind `reader`.
 
@@ -350,7 +351,7 @@ def _changed_place(reader: RunReader, statement: Statement, name: str) -> str:
     return f"{name}:{first_changed_line(reader.read(name, MAX_CODE), marks)}"
 
 
-def _check_log(found: Examination, statement: Statement, watch: Callable[[Line], None]) -> None:
+def _check_log(found: Examination, statement: Statement, watch: Callable[[Line], None] | None) -> None:
     """Steps 6 and 7, in one pass over the files."""
     reader = found.reader
     if [log.file for log in statement.predicate.step_logs] != [STEP_FILE] or STEP_FILE not in reader.names():
@@ -366,9 +367,10 @@ def _check_log(found: Examination, statement: Statement, watch: Callable[[Line],
             for raw, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), STEP_FILE):
                 if not whole:
                     raise FormatError("the last line is torn", where=f"{STEP_FILE}:{log.summary.lines + 1}")
-                line = log.read(raw)
-                watch(line)
-                if isinstance(line, Step):
+                line = log.check(raw)
+                if watch is not None:
+                    watch(line.model if isinstance(line, FittingStep) else line)
+                if isinstance(line, FittingStep | Step):
                     kept += side.check(line, log)
                 elif isinstance(line, Snapshot):
                     side.check_snapshot(line, log.summary.components)
@@ -411,7 +413,7 @@ class _SideFiles:
         except FormatError as error:
             self.error = error
 
-    def check(self, line: Step, log: LogReader) -> bool:
+    def check(self, line: Step | FittingStep, log: LogReader) -> bool:
         """Check one step; return whether its tensor digests were kept."""
         self._last = line
         if self.error is not None:
