@@ -31,6 +31,7 @@ __all__ = [
     "content_digest",
     "first_changed_line",
     "float_text",
+    "joined_component_digest",
     "line_body",
     "line_bytes",
     "line_chain",
@@ -205,9 +206,12 @@ def chain_digest(previous: bytes, body: bytes) -> bytes:
 
 def component_digest(header: bytes, tensor_digests: Iterable[bytes]) -> bytes:
     """Return a component's digest: derive-key BLAKE3 of (digest of its canonical header, then its tensors' digests)."""
-    hasher = blake3(blake3(header).digest(), derive_key_context=COMPONENT_CONTEXT)
-    hasher.update(b"".join(tensor_digests))
-    return hasher.digest()
+    return joined_component_digest(blake3(header).digest(), b"".join(tensor_digests))
+
+
+def joined_component_digest(header_digest: bytes, tensor_digests: bytes) -> bytes:
+    """Return the `component_digest` of a header that was hashed before and of tensor digests that lie together."""
+    return blake3(header_digest + tensor_digests, derive_key_context=COMPONENT_CONTEXT).digest()
 
 
 def value_digest(value: Any) -> bytes:

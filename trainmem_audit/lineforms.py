@@ -26,14 +26,10 @@ from trainmem_audit.documents.steplog import Step
 
 __all__ = ["FittingStep", "LineForm", "LineForms", "Samples"]
 
-_OPEN: Final = frozenset({"chain", "i", "inputs", "order", "rng", "scalars", "state", "values"})
-"""The members of a step line whose leaves may change; of all others the form holds the very text."""
-_KINDS: Final = (
-    rb"[0-9a-f]{64}",
-    rb"nan|-?inf|-?0x0\.0p\+0|-?0x[01]\.[0-9a-f]{13}p[+-](?:0|[1-9][0-9]{0,3})",
-)
-_TEXTS: Final = tuple((re.compile(kind), b'"(?:' + kind + b')"') for kind in _KINDS)
-_COUNT: Final = b"(?:0|[1-9][0-9]{0,14})"
+_DIGEST: Final = rb"[0-9a-f]{64}"
+_FLOAT: Final = rb"nan|-?inf|-?0x0\.0p\+0|-?0x[01]\.[0-9a-f]{13}p[+-](?:0|[1-9][0-9]{0,3})"
+_COUNT: Final = rb"0|[1-9][0-9]{0,14}"
+_TEXTS: Final = tuple((re.compile(kind), b'"(?:' + kind + b')"') for kind in (_DIGEST, _FLOAT))
 _LONGEST: Final = 2**15
 _KEPT: Final = 8
 _LEARNT: Final = 64
@@ -52,33 +48,40 @@ class Samples:
 class FittingStep:
     """A step line that fits a form. The side files are checked with what it holds; its model is made on demand."""
 
-    __slots__ = ("_line", "_model", "i", "order")
+    __slots__ = ("_components", "_digests", "_line", "i", "order")
 
-    def __init__(self, line: bytes, i: int, order: Samples | None) -> None:
+    def __init__(
+        self, line: bytes, i: int, order: Samples | None, components: tuple[str, ...], digests: list[bytes]
+    ) -> None:
         self._line = line
-        self._model: Step | None = None
+        self._components = components
+        self._digests = digests
         self.i = i
         self.order = order
 
     @property
-    def model(self) -> Step:
-        """The line as every other reader of it makes it."""
-        if self._model is None:
-            self._model = Step.parse(self._line, "a step line")
-        return self._model
-
-    @property
     def state(self) -> dict[str, str]:
         """The component digests."""
-        return self.model.state
+        return {name: digest.decode() for name, digest in zip(self._components, self._digests, strict=True)}
+
+    @property
+    def model(self) -> Step:
+        """The line as the whole check returns it."""
+        step: Step = Step.parse(self._line, "a step line")
+        return step
 
 
 class LineForm:
-    """The form of one step line, given the members that it was parsed to (in their order in the line)."""
+    """The form of one step line, given the members that it was parsed to (in their order in the line).
+
+    Its groups: the number of the step; digest and count of the samples, where there are indices; the digest of every
+    component; the values, as they stand in the line.
+    """
 
     def __init__(self, members: dict[str, Any]) -> None:
         self._indexed = "index" in members.get("order", ())
-        self._valued = tuple(members.get("values", ()))
+        self._components = tuple(members["state"])
+        self._valued = tuple(self._components.index(name) for name in members.get("values", ()))
         self._match = re.compile(_object(self._pieces(members))).fullmatch
 
     def fit(self, line: bytes) -> FittingStep | None:
@@ -90,30 +93,30 @@ class LineForm:
         order = None
         if self._indexed:
             index, n, *found = found
-            order = Samples(index[1:-1].decode(), int(n))
-        for state, values in zip(found, found[len(self._valued) :], strict=False):
-            if canonical_value_digest(values).hex().encode() != state[1:-1]:
+            order = Samples(index.decode(), int(n))
+        digests = found[: len(self._components)]
+        for place, values in zip(self._valued, found[len(self._components) :], strict=True):
+            if canonical_value_digest(values).hex().encode() != digests[place]:
                 return None
-        return FittingStep(line, int(i), order)
+        return FittingStep(line, int(i), order, self._components, digests)
 
     def _pieces(self, members: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-        """Give the pattern of each member; groups are the number, index and count of the samples, states, values."""
+        """Give the pattern of each member."""
         for name, member in members.items():
-            if name not in _OPEN:
-                yield name, _literal(member)
-            elif name == "i":
-                yield name, _group(_pattern(member))
-            elif name == "order":
-                yield name, _object(self._captured(member, ("index", "n") if self._indexed else ()))
-            elif name in ("state", "values"):
-                yield name, _object(self._captured(member, self._valued))
-            else:
-                yield name, _pattern(member)
-
-    @staticmethod
-    def _captured(members: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-        for name, member in members.items():
-            yield name, _group(_pattern(member)) if name in names else _pattern(member)
+            match name:
+                case "i":
+                    yield name, b"(" + _COUNT + b")"
+                case "order" if self._indexed:
+                    groups = {"index": b'"(' + _DIGEST + b')"', "n": b"(" + _COUNT + b")"}
+                    yield name, _object((part, groups.get(part) or _pattern(member[part])) for part in member)
+                case "state":
+                    yield name, _object((part, b'"(' + _DIGEST + b')"') for part in member)
+                case "values":
+                    yield name, _object((part, b"(" + _pattern(values) + b")") for part, values in member.items())
+                case "chain" | "inputs" | "order" | "rng" | "scalars":
+                    yield name, _pattern(member)
+                case _:  # `t`, `optimizer`, `skipped`, and whatever may come: its very text
+                    yield name, _literal(member)
 
 
 class LineForms:
@@ -155,14 +158,10 @@ def _pattern(value: Any) -> bytes:
         case str():
             text = value.encode()
             return next((pattern for kind, pattern in _TEXTS if kind.fullmatch(text)), _literal(value))
-        case int() if not isinstance(value, bool) and 0 <= value < 10**15:
-            return _COUNT
+        case int() if not isinstance(value, bool) and value >= 0:
+            return b"(?:" + _COUNT + b")"
     return _literal(value)
 
 
 def _literal(value: Any) -> bytes:
     return re.escape(line_bytes(value))
-
-
-def _group(pattern: bytes) -> bytes:
-    return b"(" + pattern + b")"

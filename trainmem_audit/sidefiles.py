@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import canonical_bytes, component_digest
+from trainmem_audit.canonical import canonical_bytes, joined_component_digest
 from trainmem_audit.documents.steplog import Component, Step
 from trainmem_audit.errors import FormatError
 from trainmem_audit.lineforms import FittingStep
@@ -40,10 +40,9 @@ class TensorFile:
         if self._next is None or self._next[0] > line.i:
             return False
         step, count = self._next
+        state = line.state
         where = f"{TENSOR_FILE}: frame {self._frames}"
-        counts = [
-            (name, len(tensors)) for name in sorted(line.state) if (tensors := components[name].tensors) is not None
-        ]
+        counts = [(name, len(tensors)) for name in sorted(state) if (tensors := components[name].tensors) is not None]
         expected = sum(number for _, number in counts)
         if step != line.i or count != expected:
             raise FormatError(
@@ -61,7 +60,7 @@ class TensorFile:
         for name, number in counts:
             digests = data[offset : offset + 32 * number]
             offset += 32 * number
-            if component_digest(self._header(name, components[name]), (digests,)).hex() != line.state[name]:
+            if joined_component_digest(self._header(name, components[name]), digests).hex() != state[name]:
                 raise FormatError(
                     "the tensor digests do not give the component digest of the step log",
                     where=where,
@@ -76,9 +75,10 @@ class TensorFile:
             raise FormatError("frames of steps that the log does not have", where=where)
 
     def _header(self, name: str, component: Component) -> bytes:
+        """Return the digest of a component's header, made anew when the component has changed."""
         known = self._headers.get(name)
         if known is None or known[0] is not component:
-            known = self._headers[name] = (component, canonical_bytes(component.tensors))
+            known = self._headers[name] = (component, blake3(canonical_bytes(component.tensors)).digest())
         return known[1]
 
     def _advance(self) -> None:
