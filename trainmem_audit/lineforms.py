@@ -17,7 +17,7 @@ whole check, which alone makes errors. So a form may be too narrow, and must nev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,10 +26,12 @@ from trainmem_audit.documents.steplog import Step
 
 __all__ = ["FittingStep", "LineForm", "LineForms", "Samples"]
 
-_DIGEST: Final = rb"[0-9a-f]{64}"
+_HEX: Final = b"0123456789abcdef"
+_DIGEST: Final = b'"(.{64})"'
+"""Any 64 bytes: that they are hex digits is looked at for all digests of a line at once, which is much faster."""
 _FLOAT: Final = rb"nan|-?inf|-?0x0\.0p\+0|-?0x[01]\.[0-9a-f]{13}p[+-](?:0|[1-9][0-9]{0,3})"
 _COUNT: Final = rb"0|[1-9][0-9]{0,14}"
-_TEXTS: Final = tuple((re.compile(kind), b'"(?:' + kind + b')"') for kind in (_DIGEST, _FLOAT))
+_is_float: Final = re.compile(_FLOAT).fullmatch
 _LONGEST: Final = 2**15
 _KEPT: Final = 8
 _LEARNT: Final = 64
@@ -48,75 +50,104 @@ class Samples:
 class FittingStep:
     """A step line that fits a form. The side files are checked with what it holds; its model is made on demand."""
 
-    __slots__ = ("_components", "_digests", "_line", "i", "order")
+    __slots__ = ("_form", "_match", "i", "order")
 
-    def __init__(
-        self, line: bytes, i: int, order: Samples | None, components: tuple[str, ...], digests: list[bytes]
-    ) -> None:
-        self._line = line
-        self._components = components
-        self._digests = digests
-        self.i = i
-        self.order = order
+    def __init__(self, form: LineForm, match: re.Match[bytes]) -> None:
+        self._form = form
+        self._match = match
+        self.i = int(match[form.i])
+        self.order = Samples(match[form.index].decode(), int(match[form.n])) if form.index else None
 
     @property
     def state(self) -> dict[str, str]:
         """The component digests."""
-        return {name: digest.decode() for name, digest in zip(self._components, self._digests, strict=True)}
+        return {name: self._match[group].decode() for name, group in self._form.state.items()}
 
     @property
     def model(self) -> Step:
         """The line as the whole check returns it."""
-        step: Step = Step.parse(self._line, "a step line")
+        step: Step = Step.parse(self._match.string, "a step line")
         return step
 
 
 class LineForm:
     """The form of one step line, given the members that it was parsed to (in their order in the line).
 
-    Its groups: the number of the step; digest and count of the samples, where there are indices; the digest of every
-    component; the values, as they stand in the line.
+    It is a pattern, and the numbers of its groups: of all digests, of the step's number, of digest and count of the
+    samples (0 where there are no indices), of the digests of the components, and of the values with their digests.
     """
 
     def __init__(self, members: dict[str, Any]) -> None:
-        self._indexed = "index" in members.get("order", ())
-        self._components = tuple(members["state"])
-        self._valued = tuple(self._components.index(name) for name in members.get("values", ()))
-        self._match = re.compile(_object(self._pieces(members))).fullmatch
+        self.i = self.index = self.n = self._groups = 0
+        self.state: dict[str, int] = {}
+        self._digests: list[int] = []
+        self._values: list[tuple[int, int]] = []
+        pattern = _object((name, self._member(name, member)) for name, member in members.items())
+        self._match = re.compile(pattern, re.DOTALL).fullmatch
 
     def fit(self, line: bytes) -> FittingStep | None:
         """Return the step if the line fits and its values have their digests."""
         match = self._match(line)
-        if match is None:
+        if match is None or b"".join(match.group(*self._digests)).translate(None, _HEX):
             return None
-        i, *found = match.groups()
-        order = None
-        if self._indexed:
-            index, n, *found = found
-            order = Samples(index.decode(), int(n))
-        digests = found[: len(self._components)]
-        for place, values in zip(self._valued, found[len(self._components) :], strict=True):
-            if canonical_value_digest(values).hex().encode() != digests[place]:
+        for state, values in self._values:
+            if canonical_value_digest(match[values]).hex().encode() != match[state]:
                 return None
-        return FittingStep(line, int(i), order, self._components, digests)
+        return FittingStep(self, match)
 
-    def _pieces(self, members: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-        """Give the pattern of each member."""
-        for name, member in members.items():
-            match name:
-                case "i":
-                    yield name, b"(" + _COUNT + b")"
-                case "order" if self._indexed:
-                    groups = {"index": b'"(' + _DIGEST + b')"', "n": b"(" + _COUNT + b")"}
-                    yield name, _object((part, groups.get(part) or _pattern(member[part])) for part in member)
-                case "state":
-                    yield name, _object((part, b'"(' + _DIGEST + b')"') for part in member)
-                case "values":
-                    yield name, _object((part, b"(" + _pattern(values) + b")") for part, values in member.items())
-                case "chain" | "inputs" | "order" | "rng" | "scalars":
-                    yield name, _pattern(member)
-                case _:  # `t`, `optimizer`, `skipped`, and whatever may come: its very text
-                    yield name, _literal(member)
+    def _member(self, name: str, member: Any) -> bytes:
+        """Return the pattern of a member of the line; the groups are numbered as they come."""
+        match name:
+            case "chain" | "inputs":
+                return self._digest()
+            case "i":
+                self.i, pattern = self._group(_COUNT)
+                return pattern
+            case "order":
+                return _object((part, self._sample(part, value)) for part, value in member.items())
+            case "rng":
+                return _object((stream, self._digest()) for stream in member)
+            case "state":
+                return _object((component, self._state(component)) for component in member)
+            case "values":
+                return _object((component, self._value(component, values)) for component, values in member.items())
+            case "scalars":
+                return _pattern(member)
+        return _literal(member)  # `t`, `optimizer`, `skipped`, and whatever may come: its very text
+
+    def _group(self, pattern: bytes) -> tuple[int, bytes]:
+        self._groups += 1
+        return self._groups, b"(" + pattern + b")"
+
+    def _digest(self) -> bytes:
+        self._groups += 1
+        self._digests.append(self._groups)
+        return _DIGEST
+
+    def _state(self, component: str) -> bytes:
+        pattern = self._digest()
+        self.state[component] = self._groups
+        return pattern
+
+    def _value(self, component: str, values: Any) -> bytes:
+        group, pattern = self._group(_pattern(values))
+        self._values.append((self.state[component], group))
+        return pattern
+
+    def _sample(self, part: str, member: Any) -> bytes:
+        match part:
+            case "n":
+                self.n, pattern = self._group(_COUNT)
+                return pattern
+            case "index":
+                pattern = self._digest()
+                self.index = self._groups
+                return pattern
+            case "content":
+                return self._digest()
+            case "batches":
+                return _pattern(member)
+        return _literal(member)
 
 
 class LineForms:
@@ -144,20 +175,19 @@ class LineForms:
             del self._forms[_KEPT:]
 
 
-def _object(pieces: Iterator[tuple[str, bytes]]) -> bytes:
+def _object(pieces: Iterable[tuple[str, bytes]]) -> bytes:
     return rb"\{" + b",".join(_literal(name) + b":" + pattern for name, pattern in pieces) + rb"\}"
 
 
 def _pattern(value: Any) -> bytes:
-    """Return the pattern of a value with its leaves left open."""
+    """Return the pattern of a value in which floats and counts are left open."""
     match value:
         case dict():
             return _object((name, _pattern(member)) for name, member in value.items())
         case list():
             return rb"\[" + b",".join(map(_pattern, value)) + rb"\]"
-        case str():
-            text = value.encode()
-            return next((pattern for kind, pattern in _TEXTS if kind.fullmatch(text)), _literal(value))
+        case str() if _is_float(value.encode()):
+            return b'"(?:' + _FLOAT + b')"'
         case int() if not isinstance(value, bool) and value >= 0:
             return b"(?:" + _COUNT + b")"
     return _literal(value)

@@ -399,7 +399,7 @@ class _SideFiles:
     def __init__(self, reader: RunReader) -> None:
         self.error: FormatError | None = None
         self._reader = reader
-        self._last: Step | None = None
+        self._last: Step | FittingStep | None = None
         self._tensors: TensorFile | None = None
         self._order: OrderFile | None = None
 
