@@ -10,6 +10,7 @@ import typer
 from trainmem_audit.cli.common import RunArgument, say
 from trainmem_audit.cli.verify import SignerOption, TrustFileOption, examine_run, policy_for
 from trainmem_audit.errors import UsageError
+from trainmem_audit.text import json_text
 
 if TYPE_CHECKING:
     from trainmem_audit.documents.findings import Replay
@@ -49,8 +50,6 @@ def _diff(
 
     Exit code: 0 equal, 1 different.
     """
-    import json
-
     from trainmem_audit.rundir import open_run
     from trainmem_audit.runs import around, compare, read_statement, with_values
     from trainmem_audit.screen import around_lines, difference_lines
@@ -65,7 +64,7 @@ def _diff(
     if form == "json":
         found = None if difference is None else difference.to_json()
         said = {"equal": difference is None, "stepsEqual": steps, "difference": found, "besides": besides}
-        typer.echo(json.dumps(said, indent=2))
+        typer.echo(json_text(said))
     else:
         equal = [f"equal: {steps} steps and the end of the run"]
         lines = equal if difference is None else difference_lines(difference)
