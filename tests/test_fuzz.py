@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import strategies
-from tests.fuzz.material import Material, load
+from tests.fuzz.material import Material, load, make_runs
 from tests.fuzz.mutations import OPERATIONS, mutated
 from tests.fuzz.targets import TARGETS, FalseAcceptError, UnsafeTextError, must_fail, printed
-from tests.tools import Run
 
 CASES = Path(__file__).parent / "fuzz" / "cases"
 FOUND = sorted(path for path in CASES.glob("*/*") if path.is_file())
@@ -24,8 +23,8 @@ EXAMPLES = {"statement": 40, "log": 60, "recovery": 40}
 
 
 @pytest.fixture(scope="session")
-def material(recorded_once: Run) -> Material:
-    return load(recorded_once.path)
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return load(*make_runs(tmp_path_factory.mktemp("fuzz"), "tiny"))
 
 
 @pytest.mark.parametrize("name", TARGETS)

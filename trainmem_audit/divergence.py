@@ -16,7 +16,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.canonical import canonical_bytes, component_digest, parse_float_text
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
 from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step, Stream
 from trainmem_audit.errors import FormatError
@@ -336,12 +336,20 @@ class Comparison:
 
     @staticmethod
     def _frame(side: _Side, lookup: TensorLookup, step: int) -> dict[str, list[bytes]]:
-        """Return the tensor digests of one side at a step by component; nothing where they were not kept."""
+        """Return the tensor digests of one side at a step by component; nothing where they were not kept.
+
+        Only those that give the component's digest in the log: the file beside it may be another one.
+        """
         data = lookup(step)
         counts = [(name, len(side.components[name].tensors or ())) for name in sorted(side.state)]
         if data is None or len(data) != 32 * sum(count for _, count in counts):
             return {}
-        return split_digests(data, counts)
+        return {
+            name: digests
+            for name, digests in split_digests(data, counts).items()
+            if digests
+            and component_digest(canonical_bytes(side.components[name].tensors), digests).hex() == side.state[name]
+        }
 
     def _component(self, item: _Item, a: dict[str, list[bytes]], b: dict[str, list[bytes]]) -> ComponentDifference:
         left, right = (side.components.get(item.name) for side in self._sides)

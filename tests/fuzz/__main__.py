@@ -80,10 +80,10 @@ def _summary(text: str) -> str:
 def _fuzz(name: str, seconds: int, seed: int) -> None:
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["trainmem_audit", "rfc8785"]):
-        from tests.fuzz.material import load
+        from tests.fuzz.material import load, make_runs
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
-    material = load(*sorted((OUT / "runs").glob("*/run")))
+    material = load(*make_runs(OUT / "runs"))
     corpus, found = OUT / "corpus" / name, OUT / "found" / name
     for folder in (corpus, found):
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,10 +25,26 @@ from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader
 from trainmem_audit.trust import Entry, Trust
 from trainmem_audit.verify import Examination
 
-__all__ = ["AUTHOR", "Files", "Material", "author_signs", "load", "make_runs", "relinked", "statement_for", "verified"]
+__all__ = [
+    "AUTHOR",
+    "SNAPSHOT",
+    "Files",
+    "Material",
+    "author_signs",
+    "lines_of",
+    "load",
+    "make_runs",
+    "payload_of",
+    "relinked",
+    "signed",
+    "statement_for",
+    "verified",
+    "zipped",
+]
 
 AUTHOR = Signer.from_seed(bytes(32))
 SCRIPTS_OF_RUNS = {"tiny": SCRIPTS / "tiny.py", "ema": SCRIPTS.parent / "zoo" / "ema.py"}
+SNAPSHOT = "snapshots/step-2.safetensors"
 TRUST = Trust((Entry(("the author",), AUTHOR.public),))
 
 Files = dict[str, bytes]
@@ -51,13 +67,14 @@ class Material:
         return [run[STEP_FILE] for run in self.runs]
 
 
-def make_runs(folder: Path) -> None:
-    """Record the runs below `folder`, once."""
-    for name, script in SCRIPTS_OF_RUNS.items():
+def make_runs(folder: Path, *names: str) -> list[Path]:
+    """Record the runs of these names, or all of them, below `folder`, once; return where they are."""
+    for name in names or SCRIPTS_OF_RUNS:
         where = folder / name
         if not (where / "run" / "run.json").exists():
             where.mkdir(parents=True, exist_ok=True)
-            record(script, where, home=where / "home")
+            record(SCRIPTS_OF_RUNS[name], where, home=where / "home", options=("--snapshot-at", "2"))
+    return [folder / name / "run" for name in names or SCRIPTS_OF_RUNS]
 
 
 def load(*run_dirs: Path) -> Material:

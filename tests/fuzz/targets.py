@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import deserialize
+
 from tests.fuzz.material import (
     AUTHOR,
+    SNAPSHOT,
     Files,
     Material,
     author_signs,
@@ -34,7 +37,7 @@ from tests.fuzz.material import (
 from tests.fuzz.mutations import Choices, mutated
 from tests.logs import MemoryReader
 from trainmem_audit.assemble import recover
-from trainmem_audit.canonical import canonical_bytes, loads_strict
+from trainmem_audit.canonical import canonical_bytes, loads_strict, sha256_hex
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Statement, is_listed
 from trainmem_audit.envelope import form_findings, parse_envelope, verifying_signatures
@@ -46,6 +49,7 @@ from trainmem_audit.rundir import ZipReader, check_name, open_run
 from trainmem_audit.runs import around, compare
 from trainmem_audit.screen import FORMATS, difference_lines
 from trainmem_audit.show import statement_text
+from trainmem_audit.snapshots import Entry, SnapshotFile, header_bytes
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE
 from trainmem_audit.text import safe_text
 from trainmem_audit.trust import read_trust
@@ -328,6 +332,51 @@ def _frames(data: bytes) -> Iterator[bytes]:
         data = data[12 + 32 * count :]
 
 
+# Snapshots --------------------------------------------------------------------------------------------------------
+
+
+def _snapshot_seeds(material: Material) -> Iterator[bytes]:
+    yield material.first[SNAPSHOT]
+    entries = [Entry("a", "b", "float32", (2,), 8), Entry("a", "c", "bool", (), 1), Entry("d", "e", "int64", (0, 3), 0)]
+    yield header_bytes(entries, 0) + bytes(9)
+    yield header_bytes([], 0)
+
+
+def snapshot(material: Material, data: bytes) -> None:
+    """A snapshot is refused, or read as its own library reads it; signed anew it passes only with the same tensors."""
+    try:
+        held = SnapshotFile(lambda: io.BytesIO(data), len(data), "a snapshot")
+    except TrainmemAuditError as error:
+        printed(str(error))
+        return
+    theirs = _tensors(data)
+    for name, (_, _, content) in theirs.items():
+        component, mark, rest = name.partition("/")
+        if mark and held.tensor(component, rest) != content:
+            raise FalseAcceptError(f"a tensor that another reader reads otherwise: {name!a}")
+    files = material.first | {SNAPSHOT: data}
+    value = json.loads(payload_of(files))
+    for subject in value["subject"]:
+        subject["digest"]["sha256"] = sha256_hex(files[subject["name"]])
+    found = verified(files | signed(canonical_bytes(value))).verification
+    shown(found)
+    if found.exit_code == 0 and theirs != _tensors(material.first[SNAPSHOT]):
+        raise FalseAcceptError("a snapshot that does not hold what the log says")
+    must_fail_unless_same(material, files)
+
+
+def _tensors(data: bytes) -> dict[str, Any]:
+    """Return what the library of the format reads: dtype, shape and bytes of each tensor by its name."""
+    found = deserialize(data)  # type: ignore[no-untyped-call]
+    return {name: (item["dtype"], item["shape"], bytes(item["data"])) for name, item in found}
+
+
+def must_fail_unless_same(material: Material, files: Files) -> None:
+    """Demand that files with a statement that was signed for others do not pass."""
+    if not untouched(material, files):
+        must_fail(files, "files that were not signed")
+
+
 # Zip --------------------------------------------------------------------------------------------------------------
 
 
@@ -484,6 +533,7 @@ TARGETS: dict[str, Target] = {
         Target("statement", _statement_seeds, statement, 2**14),
         Target("log", _log_seeds, log, 2**15),
         Target("side", _side_seeds, side, 2**12),
+        Target("snapshot", _snapshot_seeds, snapshot, 2**12),
         Target("zip", _zip_seeds, archive, 2**14),
         Target("packing", _mutation_seeds, packing, 64),
         Target("recovery", _recovery_seeds, recovery, 2**14),
