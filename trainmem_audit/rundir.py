@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import io
+import itertools
 import os
 import secrets
 import stat
@@ -220,6 +221,7 @@ class DirectoryReader(RunReader):
         self.label = safe_text(path.name or str(path))
         self._path = path
         self._sizes: dict[str, int] = {}
+        self._seen = 0
         found: list[tuple[str, int]] = []
         self._scan(path, "", found)
         self._names = check_names((name for name, _ in found), self.label)
@@ -228,9 +230,13 @@ class DirectoryReader(RunReader):
     def _scan(self, folder: Path, prefix: str, found: list[tuple[str, int]]) -> None:
         try:
             with os.scandir(folder) as entries:
-                listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+                few = itertools.islice(entries, MAX_FILES + 1 - self._seen)
+                listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in few]
         except OSError as error:
             raise self._unreadable(prefix.rstrip("/"), error) from None
+        self._seen += len(listed)
+        if self._seen > MAX_FILES:
+            raise FormatError("too many files and folders", where=self.label, expected=f"at most {MAX_FILES}")
         for base, status in listed:
             name = check_name(prefix + base, self.label)
             if stat.S_ISDIR(status.st_mode):
@@ -238,8 +244,6 @@ class DirectoryReader(RunReader):
             else:
                 self._require_regular(status, name)
                 found.append((name, status.st_size))
-            if len(found) > MAX_FILES:
-                raise FormatError("too many files", where=self.label, expected=f"at most {MAX_FILES}")
 
     def _require_regular(self, status: os.stat_result, name: str) -> None:
         if not stat.S_ISREG(status.st_mode):

@@ -13,6 +13,7 @@ from tests.fuzz.material import Files
 __all__ = ["OPERATIONS", "Choices", "mutated"]
 
 NAMES = ("extra", "source/extra.py", "order/rank-1.i64", "RUN.json", "steps.jsonl ", "report.html", "disclosures.json")
+LONGEST = 2**18
 TOKENS = (
     b" ", b"\n", b"\r\n", b"\0", b"\xef\xbb\xbf", b"{}", b"[]", b"null", b'"', b",", b"0", b"-0", b"1.0", b"1e9",
     b"NaN", b'"a":1,', b"\\u0061", b"=", b"==", b"\xed\xa0\x80",
@@ -137,7 +138,8 @@ def mutated(files: Files, other: Files, program: bytes) -> Files:
         name = names[choices.number(len(names))]
         operation = choices.number(len(OPERATIONS) + 4)
         if operation < len(OPERATIONS):
-            found[name] = OPERATIONS[operation](found[name], other.get(name, b""), choices)
+            changed = OPERATIONS[operation](found[name], other.get(name, b""), choices)
+            found[name] = changed[:LONGEST]  # else a program that doubles a file finds that memory is finite
         elif operation == len(OPERATIONS):
             del found[name]
         elif operation == len(OPERATIONS) + 1:
