@@ -66,7 +66,9 @@ MAX_LINE = 16 * 2**20
 """The longest line that is read, in bytes; `inventory` lines of large models are the longest that we write."""
 MOST_NAMES = 2**16
 MOST_PARTS = 2**20
-"""How much a log may introduce: names of one kind, and tensors or values of all components."""
+"""How much a log may introduce: names of one kind, and of all things together what is kept of them (`_parts`)."""
+_LONG = 64
+"""How many characters of text count as one part: a log that introduces more than a statement can hold is refused."""
 _T = TypeVar("_T")
 
 
@@ -104,7 +106,7 @@ class LogSummary:
                 self.take_step(line.order)
             case Begin():
                 self.begin = line
-                self.streams.update(line.streams)
+                self._keep_first(self.streams, line.streams)
             case Inventory():
                 self._appear(line)
             case Snapshot():
@@ -122,16 +124,15 @@ class LogSummary:
 
     def _appear(self, line: Inventory) -> None:
         for name, component in (line.components or {}).items():
-            old = self.components.get(name)
-            self._parts += _parts(component) - (0 if old is None else _parts(old))
-            self.components[name] = component
-        _keep_first(self.streams, line.streams or {})
-        _keep_first(self.loaders, line.loaders or {})
+            self._replace(self.components, name, component)
+        self._keep_first(self.streams, line.streams or {})
+        self._keep_first(self.loaders, line.loaders or {})
         self.canary.update(line.rng_canary or {})
-        _keep_first(self.inputs, {item.path: item for item in line.inputs or ()})
-        _keep_first(self.files, {item.path: item for item in line.files or ()})
+        self._keep_first(self.inputs, {item.path: item for item in line.inputs or ()})
+        self._keep_first(self.files, {item.path: item for item in line.files or ()})
         self.seeds += line.seeds or ()
-        self.folders.update({item.path: item for item in line.folders or ()})
+        for folder in line.folders or ():
+            self._replace(self.folders, folder.path, folder)
         known = (
             self.components,
             self.streams,
@@ -146,6 +147,15 @@ class LogSummary:
         if line.profile is not None:
             self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
 
+    def _replace(self, known: dict[str, _T], name: str, item: _T) -> None:
+        self._parts += _parts(item) - _parts(known.get(name))
+        known[name] = item
+
+    def _keep_first(self, known: dict[str, _T], new: dict[str, _T]) -> None:
+        for name, item in new.items():
+            if name not in known:
+                self._replace(known, name, item)
+
     def _bound(self, names: int) -> None:
         if names > MOST_NAMES or self._parts > MOST_PARTS:
             raise FormatError(
@@ -155,14 +165,21 @@ class LogSummary:
             )
 
 
-def _keep_first(known: dict[str, _T], new: dict[str, _T]) -> None:
-    for name, item in new.items():
-        known.setdefault(name, item)
-
-
-def _parts(component: Component) -> int:
-    """Return how much a component takes: its tensors, or its values in pieces of the length of a number."""
-    return len(component.tensors or ()) + len(str(component.values or "")) // 16
+def _parts(item: object) -> int:
+    """Return how much of a thing is kept, in units of about a tensor: names and values by number and by length."""
+    match item:
+        case Component():
+            tensors = sum(1 + len(name) // _LONG + len(shape) // 8 for name, _, shape in item.tensors or ())
+            return tensors + len(str(item.values or "")) // 16
+        case Loader():
+            return sum(1 + len(str(value)) // _LONG for value in item.settings.values())
+        case Folder():
+            return len(item.names) // 2 + sum(map(len, item.names)) // _LONG
+        case Stream():
+            return len(item.state) // _LONG
+        case SourceFile():
+            return len(item.lines or "") // _LONG
+    return 0
 
 
 class _Log:

@@ -186,10 +186,10 @@ def examine(
     return found
 
 
-def examine_signature(reader: RunReader, policy: Policy) -> Signature:
-    """Do steps 1 to 3 alone."""
+def examine_signature(reader: RunReader, policy: Policy, data: bytes | None = None) -> Signature:
+    """Do steps 1 to 3 alone; `data` is what `run.json` holds, where it was read already."""
     found = Examination(reader, policy)
-    _check_signature(found)
+    _check_signature(found, data)
     return found.signature
 
 
@@ -214,11 +214,11 @@ def _finding(code: str, error: TrainmemAuditError) -> Finding:
     )
 
 
-def _check_signature(found: Examination) -> Envelope | None:
+def _check_signature(found: Examination, data: bytes | None = None) -> Envelope | None:
     """Steps 1 to 3."""
     reader = found.reader
     try:  # (1)
-        data = reader.read("run.json", MAX_ENVELOPE)
+        data = reader.read("run.json", MAX_ENVELOPE) if data is None else data
         envelope = parse_envelope(data, "run.json")
     except FormatError as error:
         found.signature = Signature(state="invalid", detail="the envelope cannot be read")
