@@ -80,7 +80,7 @@ class LineForm:
     def __init__(self, members: dict[str, Any]) -> None:
         self.i = self.index = self.n = self._groups = 0
         self.state: dict[str, int] = {}
-        self._digests: list[int] = []
+        self._digests: list[int] = []  # never empty: there is the chain
         self._values: list[tuple[int, int]] = []
         pattern = _object((name, self._member(name, member)) for name, member in members.items())
         self._match = re.compile(pattern, re.DOTALL).fullmatch
@@ -88,7 +88,7 @@ class LineForm:
     def fit(self, line: bytes) -> FittingStep | None:
         """Return the step if the line fits and its values have their digests."""
         match = self._match(line)
-        if match is None or b"".join(match.group(*self._digests)).translate(None, _HEX):
+        if match is None or b"".join(match.group(0, *self._digests)[1:]).translate(None, _HEX):
             return None
         for state, values in self._values:
             if canonical_value_digest(match[values]).hex().encode() != match[state]:

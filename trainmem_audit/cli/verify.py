@@ -13,7 +13,6 @@ from trainmem_audit.cli.common import RunArgument, say
 from trainmem_audit.errors import UsageError
 
 if TYPE_CHECKING:
-    from trainmem_audit.documents.steplog import Line
     from trainmem_audit.rundir import RunReader
     from trainmem_audit.verify import Examination, Policy
 
@@ -53,10 +52,7 @@ def examine_run(reader: RunReader, policy: Policy, replayer: Any = None, watch: 
     """Verify a run (`verify.examine`)."""
     from trainmem_audit.verify import examine
 
-    def ignore(line: Line) -> None:
-        pass
-
-    return examine(reader, policy, replayer, watch or ignore)
+    return examine(reader, policy, replayer, watch)
 
 
 def _verify(
