@@ -83,7 +83,6 @@ CLAIMS: list[Callable[[dict[str, Any]], object]] = [
     lambda s: s["predicate"].update(verification={"exitCode": 0}),
     lambda s: s["predicate"].update(replay={"outcome": "match"}),
     lambda s: s["predicate"].update(tolerance="0x1.0000000000000p+0"),
-    lambda s: s["predicate"].update(extensions={"trusted": True}),
     lambda s: s["predicate"]["run"].update(verified=True),
     lambda s: s["predicate"]["stepLogs"][0].update(verified=True),
     lambda s: s["subject"][0].update(annotations={"checked": True}),
