@@ -144,5 +144,7 @@ def test_what_an_author_claims_or_puts_beside_the_record_is_no_verdict(tmp_path:
     refusal = audit("report", run, "--verification", run / "verification.json", cwd=tmp_path, home=tmp_path / "home")
     assert (refusal.returncode, "may be its author's" in refusal.stderr) == (2, True)
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "was not run" in report
-    assert "match" not in report.partition("## ")[0]
+    verdicts = report.partition("## ")[0]
+    assert "**not run**" in verdicts
+    assert "match" not in verdicts
+    assert "trusted**" not in verdicts
