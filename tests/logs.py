@@ -221,10 +221,14 @@ class MemoryReader(RunReader):
 
     def size(self, name: str) -> int:
         """Return a file's size."""
+        if name not in self.files:
+            raise self._missing(name)
         return len(self.files[name])
 
     def open(self, name: str) -> BinaryIO:
         """Open a file."""
+        if name not in self.files:
+            raise self._missing(name)
         return io.BytesIO(self.files[name])
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests import builders
-from tests.logs import begin, component, written
+from tests.fuzz.material import author_signs, relinked
+from tests.logs import FakeRun, begin, component, written
 from tests.tools import environment
-from trainmem_audit import canonical, envelope, keys, steplog
-from trainmem_audit.canonical import canonical_bytes, loads_strict, split_line
+from trainmem_audit import canonical, divergence, envelope, keys, rundir, steplog
+from trainmem_audit.canonical import canonical_bytes, line_bytes, loads_strict, split_line
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, Statement
 from trainmem_audit.errors import FormatError
 from trainmem_audit.keys import PublicKey, Signer
@@ -207,3 +209,151 @@ def test_an_empty_argument_is_one() -> None:
     members = builders.statement_json()
     members["predicate"]["command"]["arguments"] = [{"text": ""}]
     Statement.parse(canonical_bytes(members), "statement")
+
+
+# What a log, a folder and a table of contents can make us hold ----------------------------------------------------
+
+WITHIN_1_GIB_AND_A_MINUTE = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+sys.argv = ["trainmem-audit", *json.loads(sys.argv[1])]
+from trainmem_audit.cli import main
+main()
+"""
+
+
+def bounded(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb that may take a GiB and a minute of the processor; it must end by itself, and in words."""
+    told = subprocess.run(
+        [sys.executable, "-c", WITHIN_1_GIB_AND_A_MINUTE, json.dumps(arguments)],
+        env=environment(tmp_path / "home"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode in (0, 1, 2, 3), told.stderr[-500:]
+    assert "Traceback" not in told.stderr
+    assert "MemoryError" not in told.stderr
+    return told
+
+
+def many_settings(line: int) -> dict[str, Any]:
+    loader = {"kind": "x", "dataset": "x", "sampler": "x", "settings": {f"{n:x}": 1 for n in range(50_000)}}
+    return {"loaders": {f"loader-{line}": loader}}
+
+
+def long_shapes(line: int) -> dict[str, Any]:
+    return {"components": {f"c{line}": component(tensors=[["t", "float32", [1] * 250_000]])}}
+
+
+def many_folders(line: int) -> dict[str, Any]:
+    folders = [{"path": f"{{cwd}}/{line}-{n}", "names": [f"{m:x}" for m in range(1000)]} for n in range(100)]
+    return {"folders": folders}
+
+
+def long_states(line: int) -> dict[str, Any]:
+    stream = {"library": "python", "algorithm": "x", "device": "cpu", "state": "A" * 2**20}
+    return {"streams": {f"s{line}-{n}": stream for n in range(8)}}
+
+
+INTRODUCING = [many_settings, long_shapes, many_folders, long_states]
+
+
+@pytest.mark.parametrize("make", INTRODUCING, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("verb", ["verify", "diff"])
+def test_a_log_introduces_no_more_than_a_gigabyte_holds(tmp_path: Path, verb: str, make: Any) -> None:
+    """As a zip none of these logs has more than a few megabytes, and each could go on for ever."""
+    members = [
+        begin(),
+        *({"t": "inventory", "i": 0, **make(line)} for line in range(12 if make is long_states else 40)),
+    ]
+    log = relinked(b"".join(line_bytes(line) + b"\n" for line in members))
+    payload = canonical_bytes(builders.statement_json())
+    with zipfile.ZipFile(tmp_path / "run.zip", "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("run.json", envelope.seal(payload, PAYLOAD_TYPE, SIGNER))
+        target.writestr("signer.pub", SIGNER.public.openssh_line())
+        target.writestr("steps.jsonl", log)
+    told = bounded(tmp_path, verb, *["run.zip"] * (1 + (verb == "diff")))
+    assert "too many things" in told.stdout + told.stderr
+
+
+def test_epochs_without_a_step_are_not_gathered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divergence, "MOST_EPOCHS", 10)
+    loader = {"kind": "x", "dataset": "x", "sampler": "x", "settings": {}}
+    epoch = {"t": "epoch", "i": 0, "epoch": 0, "loader": "l", "rng": {"python": "0" * 64}}
+    lines = written([begin(), {"t": "inventory", "i": 0, "loaders": {"l": loader}}, *[epoch] * 6])
+    reader = LogReader()
+    with pytest.raises(FormatError, match="too many epochs"):
+        list(divergence.groups(map(reader.read, lines)))
+
+
+def test_what_is_said_again_between_two_steps_is_held_once() -> None:
+    said = {"t": "inventory", "i": 0, "components": {"a": component(values={"x": "0" * 1000})}}
+    reader = LogReader()
+    (group,) = divergence.groups(map(reader.read, written([begin(), *[said] * 1000])))
+    assert len(group.components) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_directory_with_very_many_entries_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "MAX_FILES", 20)
+    for number in range(21):
+        (tmp_path / f"{number}").mkdir() if kind == "folder" else (tmp_path / f"{number}").touch()
+    with pytest.raises(FormatError, match="too many files and folders"):
+        rundir.open_run(tmp_path)
+
+
+def test_a_zip_with_millions_of_entries_takes_no_gigabyte(tmp_path: Path) -> None:
+    """A table of contents of 90 MB, every entry the same empty one."""
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    count = 90 * 2**20 // len(entry)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, count * len(entry), 0, 0)
+    with (tmp_path / "run.zip").open("wb") as file:
+        for _ in range(100):
+            file.write(entry * (count // 100))
+        file.write(entry * (count - count // 100 * 100) + end)
+    told = bounded(tmp_path, "verify", "run.zip")
+    assert told.returncode == 2
+    assert "too long a directory" in told.stderr
+
+
+def test_a_saved_verification_without_end_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "saved.json").open("wb") as file:
+        file.truncate(2**33)
+    run = FakeRun(2)
+    for name, data in author_signs({"steps.jsonl": run.log(), "order/rank-0.i64": run.order()}).items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(data)
+    told = bounded(tmp_path, "report", "run", "--verification", "saved.json")
+    assert told.returncode == 2
+    assert "too long" in told.stderr
+
+
+SLOW_TEXTS = {
+    "spaces": " " * 2**19,
+    "equals": "a=" * 2**18,
+    "dots": "a." * 2**18,
+    "slashes": "/a" * 2**18,
+    "flags": "--token " * 2**16,
+    "urls": "https://" * 2**16,
+    "letters": "A" * 2**19,
+    "quotes": "'\"" * 2**18,
+    "dashes": "-" * 2**19,
+    "at": "a@" * 2**18,
+}
+
+
+def test_the_search_for_secrets_ends_whatever_the_text(tmp_path: Path) -> None:
+    """Patterns over hostile text: half a megabyte on one line for each kind of repetition."""
+    run = FakeRun(2)
+    texts = {f"source/{name}.py": text.encode() for name, text in SLOW_TEXTS.items()}
+    files = author_signs({"steps.jsonl": run.log(), "order/rank-0.i64": run.order(), **texts})
+    for name, data in files.items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(data)
+    told = bounded(tmp_path, "pack", "run")
+    assert told.returncode in (0, 2)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import json
+import math
+import shlex
 import shutil
 import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import builders
+from tests.fuzz.material import author_signs, payload_of, relinked, signed
+from tests.tools import Run
 from tests.trainings import lay_out, recorded, replayed_here, statement_of
+from trainmem_audit.canonical import canonical_bytes, float_text, parse_float_text
+from trainmem_audit.documents.steplog import Argument
 from trainmem_audit.errors import ConsentError, FormatError, ReplayError
 from trainmem_audit.recording import process
-from trainmem_audit.replaying import child
+from trainmem_audit.replaying import child, scratch
 from trainmem_audit.runs import values_at
 
 replay_module = importlib.import_module("trainmem_audit.replaying.replay")
@@ -134,13 +143,28 @@ def test_the_states_of_many_generators_fit_into_a_replay(tmp_path: Path) -> None
     assert not [line for line in ours if "canary" in line]
 
 
-def fake_child(tmp_path: Path, script: str, timeout: float = 300) -> child.Child:
+def fake_child(
+    tmp_path: Path,
+    script: str,
+    timeout: float = 300,
+    arguments: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> child.Child:
     """Start a script that writes what it likes where the step log is expected."""
     signed = builders.statement().predicate
     command = signed.command.model_copy(update={"kind": "script", "entry": "{cwd}/train.py", "arguments": ()})
-    (tmp_path / "tree").mkdir()
+    environment = signed.environment.model_copy(update={"variables": dict(variables or {})})
+    manifest = signed.model_copy(update={"command": command, "environment": environment})
+    (tmp_path / "tree").mkdir(exist_ok=True)
     (tmp_path / "tree" / "train.py").write_text(script)
-    return child.Child(tmp_path, tmp_path / "tree", signed.model_copy(update={"command": command}), [], timeout)
+    return child.Child(tmp_path, tmp_path / "tree", manifest, list(arguments), timeout)
+
+
+def log_of(running: child.Child) -> bytes:
+    """Wait for the end of a script and return its step log."""
+    log = b"".join(running.chunks())
+    assert b'"t":"end"' in log, running.last_words()
+    return log
 
 
 ENDLESS = """
@@ -190,6 +214,137 @@ def test_a_verdict_stands_although_its_size_cannot_be_measured(
     found = replayed_here(where / "run", source=changed, allow_changed_source=True, sizes=True)
     assert (found.outcome, found.what_if) == ("mismatch", True)
     assert found.difference is not None
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_script_that_never_ends_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child of its own, and both deaf to a polite request."""
+    monkeypatch.setattr(process, "_GRACE", 0.2)
+    script = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(999)"
+child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+child.stdout.readline()
+open("pids", "w").write(f"{os.getpid()} {child.pid}\\n")
+while True:
+    time.sleep(1)
+"""
+    pids = tmp_path / "tree" / "pids"
+    with fake_child(tmp_path, script, timeout=60) as running:
+        while not (pids.exists() and pids.read_text().endswith("\n")):
+            running._wait()
+        running._deadline = 0
+        with pytest.raises(ReplayError, match="was ended after"):
+            list(running.chunks())
+    ended = time.monotonic() + 30
+    while any(map(is_alive, pids.read_text().split())):
+        assert time.monotonic() < ended, "something still runs"
+        time.sleep(0.05)
+
+
+SHELL = [
+    "; touch pwned", "$(touch pwned)", "`touch pwned`", "| tee pwned", "&& touch pwned", "> pwned", "*", "~", "$HOME",
+    "a\nb", "'", '"', "\\", "-c", "--", "",
+]  # fmt: skip
+
+
+def test_an_argument_is_one_word_whatever_a_shell_would_make_of_it(tmp_path: Path) -> None:
+    script = "import json, sys\njson.dump(sys.argv[1:], open('arguments', 'w'))\n"
+    with fake_child(tmp_path, script, arguments=SHELL) as running:
+        log_of(running)
+    assert json.loads((tmp_path / "tree" / "arguments").read_text()) == SHELL
+    assert sorted(path.name for path in (tmp_path / "tree").iterdir()) == ["arguments", "train.py"]
+
+
+def test_what_is_shown_before_a_replay_is_quoted(tmp_path: Path) -> None:
+    """The command that consent is asked for names what runs: no argument can look like another command."""
+    signed = statement_of_arguments(SHELL)
+    shown: list[str] = []
+
+    def refuse(command: str) -> bool:
+        shown.append(command)
+        return False
+
+    options = replay_module.ReplayOptions(consent=refuse, secret=lambda _: "")
+    with pytest.raises(ConsentError):
+        replay_module._ask(signed, scratch.Scratch(tmp_path, list(SHELL)), options)
+    assert shlex.split(shown[0])[-len(SHELL) :] == SHELL
+
+
+def statement_of_arguments(texts: Sequence[str]) -> Any:
+    signed = builders.statement().predicate
+    arguments = tuple(Argument(text=text) for text in texts)
+    return signed.model_copy(update={"command": signed.command.model_copy(update={"arguments": arguments})})
+
+
+SHADOWS = (
+    "trainmem_audit/__init__.py", "blake3.py", "json.py", "pydantic/__init__.py", "rfc8785.py", "cryptography.py",
+    "sitecustomize.py", "usercustomize.py", "typing.py",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("search", ["{cwd}", "{cwd}/lib"])
+def test_no_module_of_the_tree_takes_the_place_of_the_recorder(tmp_path: Path, search: str) -> None:
+    """Also where the record says that PYTHONPATH led there; the script itself finds what lies there."""
+    for folder in ("tree", "tree/lib"):
+        for name in SHADOWS:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_text(f"open({str(tmp_path / 'shadowed')!r}, 'a').write({name!r})\n")
+        (tmp_path / folder / "helper.py").write_text("VALUE = 7\n")
+    script = "import os, helper\nopen('found', 'w').write(f'{helper.VALUE} ' + os.environ['PYTHONPATH'])\n"
+    with fake_child(tmp_path, script, variables={"PYTHONPATH": search}) as running:
+        log_of(running)
+    assert not (tmp_path / "shadowed").exists()
+    place = search.replace("{cwd}", str(tmp_path / "tree"))
+    assert (tmp_path / "tree" / "found").read_text().startswith(f"7 {place}")
+
+
+@pytest.mark.parametrize("entry", ["{cwd}/../..", "/tmp", "{cwd}/a/../../b", "{home}", "~/lib", "{cwd}//etc"])
+def test_a_search_path_outside_of_the_tree_is_refused(tmp_path: Path, entry: str) -> None:
+    with pytest.raises(FormatError):
+        fake_child(tmp_path, "", variables={"PYTHONPATH": entry})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONINSPECT",
+     "PYTHONBREAKPOINT", "PYTHONWARNINGS", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "pythonpath"],
+)  # fmt: skip
+def test_a_variable_of_the_loader_or_of_python_is_not_imposed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    signed = builders.statement().predicate
+    hostile = signed.environment.model_copy(update={"variables": {name: str(tmp_path)}})
+    manifest = signed.model_copy(update={"environment": hostile})
+    assert child.chosen_variables(manifest) == ({}, [name])
+    assert name not in child._environment(manifest)
+
+
+def test_a_tolerance_of_the_authors_changes_no_verdict(run: Run) -> None:
+    """The last bit of a loss, and a declared tolerance that would forgive it."""
+    lines = run.lines()
+    at, line = next((at, json.loads(line)) for at, line in enumerate(lines) if b'"t":"step"' in line)
+    loss = line["scalars"]["loss"][0]
+    line["scalars"]["loss"][0] = float_text(math.nextafter(parse_float_text(loss), 0))
+    lines[at] = canonical_bytes(line) + b"\n"
+    run.write("steps.jsonl", relinked(b"".join(lines)))
+    statement = json.loads(payload_of(author_signs({name: run.read(name) for name in run.names()})))
+    statement["predicate"]["declared"] = {"tolerance": "0x1.0000000000000p+9", "replay": "match-within-tolerance"}
+    for name, data in signed(canonical_bytes(statement)).items():
+        run.write(name, data)
+    found = replayed_here(run.path, steps=1)
+    assert (found.outcome, found.difference and found.difference.step) == ("mismatch", 0)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"xy", bytes(8), b"\xff" * 30])

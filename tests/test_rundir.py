@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import socket
 import stat
 import struct
 import warnings
@@ -187,6 +188,14 @@ def test_a_fifo_is_refused_without_waiting(run: Path) -> None:
             reader.open("steps.jsonl")
     with pytest.raises(FormatError, match="a special file"):
         open_run(run)
+
+
+def test_a_socket_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)  # the path of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind("door")
+        with pytest.raises(FormatError, match="a special file"):
+            open_run(run)
 
 
 def test_a_name_that_is_no_unicode_is_refused(run: Path) -> None:

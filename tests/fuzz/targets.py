@@ -37,12 +37,14 @@ from tests.fuzz.material import (
 from tests.fuzz.mutations import Choices, mutated
 from tests.logs import MemoryReader
 from trainmem_audit.assemble import recover
-from trainmem_audit.canonical import canonical_bytes, loads_strict, sha256_hex
+from trainmem_audit.canonical import CHAIN_START, canonical_bytes, chain_digest, loads_strict, sha256_hex
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Statement, is_listed
+from trainmem_audit.documents.steplog import Line
 from trainmem_audit.envelope import form_findings, parse_envelope, verifying_signatures
 from trainmem_audit.errors import TrainmemAuditError
 from trainmem_audit.keys import parse_public_keys
+from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.packing import pack
 from trainmem_audit.report import SeriesCollector, render_html, render_markdown
 from trainmem_audit.rundir import ZipReader, check_name, open_run
@@ -50,7 +52,7 @@ from trainmem_audit.runs import around, compare
 from trainmem_audit.screen import FORMATS, difference_lines
 from trainmem_audit.show import statement_text
 from trainmem_audit.snapshots import Entry, SnapshotFile, header_bytes
-from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE
+from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader
 from trainmem_audit.text import safe_text
 from trainmem_audit.trust import read_trust
 
@@ -297,6 +299,45 @@ def log(material: Material, data: bytes) -> None:
             printed("\n".join(difference_lines(difference)) if difference else "")
 
 
+class Parsing(LogReader):
+    """A reader of logs that parses every line, also one that is like a line before it."""
+
+    def check(self, line: bytes) -> Line | FittingStep:
+        return self._check_whole(line)
+
+
+def _form_seeds(material: Material) -> Iterator[bytes]:
+    lines = list(lines_of(material.logs()[-1:]))
+    yield b"".join(lines)
+    step = lines[-2]
+    yield from (b"".join([*lines[:-2], step.replace(b'"i":2', b'"i":%b' % i)]) for i in (b"02", b"2.0", b"-2", b" 2"))
+
+
+def forms(material: Material, data: bytes) -> None:
+    """A step line that fits the form of one before it is judged as if it were parsed; the chain is made good first."""
+    readers = (LogReader(), Parsing())
+    head = CHAIN_START
+    for line in data.split(b"\n"):
+        body = b"{" + line[76:]
+        spelt = line
+        if line.startswith(b'{"chain":"') and line[74:76] == b'",':
+            spelt = b'{"chain":"' + chain_digest(head, body).hex().encode() + line[74:]
+        found = [_read(reader, spelt) for reader in readers]
+        if found[0] != found[1]:
+            raise FalseAcceptError("a line that two readers judge otherwise")
+        if isinstance(found[0], str):
+            return
+        head = chain_digest(head, body)
+    assert readers[0].finish() == readers[1].finish()
+
+
+def _read(reader: LogReader, line: bytes) -> Line | str:
+    try:
+        return reader.read(line)
+    except TrainmemAuditError as error:
+        return str(error)
+
+
 def _side_seeds(material: Material) -> Iterator[bytes]:
     run = material.runs[-1]
     yield b"\0" + run[TENSOR_FILE]
@@ -532,6 +573,7 @@ TARGETS: dict[str, Target] = {
         Target("keys", _key_seeds, keys, 2**10),
         Target("statement", _statement_seeds, statement, 2**14),
         Target("log", _log_seeds, log, 2**15),
+        Target("forms", _form_seeds, forms, 2**14),
         Target("side", _side_seeds, side, 2**12),
         Target("snapshot", _snapshot_seeds, snapshot, 2**12),
         Target("zip", _zip_seeds, archive, 2**14),

@@ -122,6 +122,8 @@ def _report(
     from trainmem_audit.report import SeriesCollector, write_report
     from trainmem_audit.rundir import open_run
 
+    if verification is not None:
+        _refuse_the_authors(run, verification)
     collector = SeriesCollector()
     with open_run(run) as reader:
         policy = policy_for(trust_file, signer, allow_untrusted=True)
@@ -132,6 +134,18 @@ def _report(
         found.replay = _saved_replay(verification, str(found.verification.facts.get("chainHead")))
     for path in write_report(out or Path(), found.statement, found.verification, collector.series()):
         typer.echo(str(path))
+
+
+def _refuse_the_authors(run: Path, verification: Path) -> None:
+    """A verdict that came with the run is its author's, and a report must not show it as the reader's own."""
+    folder = run if run.is_dir() else run.parent if run.name == "run.json" else None
+    if folder is not None and verification.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            "a verification that lies in the run directory may be its author's",
+            where=str(verification),
+            expected="what your own `trainmem-audit verify --save FILE` wrote, elsewhere",
+            remedy="verify the run yourself, and save the result outside of it",
+        )
 
 
 def _saved_replay(path: Path, chain_head: str) -> Replay:

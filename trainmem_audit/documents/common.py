@@ -15,8 +15,8 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A 256-bit digest as lower-case hex."""
 FloatText = Annotated[str, Field(max_length=24, pattern=r"^(nan|-?inf|-?0x[01]\.[0-9a-f]{1,13}p[+-][0-9]{1,4})$")]
 """A float as `canonical.float_text` writes it."""
-Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$")]
-"""RFC 3339, in UTC, with `Z`."""
+Timestamp = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$")]
+"""RFC 3339, in UTC, with `Z`. (`\\d` would take the digits of every script.)"""
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 """A component, stream, loader or package name."""
 RelPath = Annotated[str, Field(min_length=1, max_length=1024)]

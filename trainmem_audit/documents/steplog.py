@@ -92,7 +92,7 @@ class Command(Document):
     kind: Literal["script", "module", "library"]
     entry: RelPath
     arguments: Sequence[Argument] = ()
-    hash_seed: Annotated[str, Field(pattern=r"^(\d{1,10}|random)$")]
+    hash_seed: Annotated[str, Field(pattern=r"^([0-9]{1,10}|random)$")]
     interpreter_options: Sequence[Name] = ()
 
 
