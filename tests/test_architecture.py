@@ -18,7 +18,7 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "merkle", "steplog", "sidefiles", "divergence", "checks"),
+    ("privacy", "merkle", "steplog", "sidefiles", "divergence", "gathering", "checks"),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
     ("verify", "report", "show", "screen", "doctor", "twice"),
