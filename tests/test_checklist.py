@@ -171,4 +171,4 @@ def test_the_two_lists_of_torch_optimizers_agree() -> None:
 
     load_rules()
     memory, optimizer = (sys.modules[f"_trainmem_audit_rules_{name}"] for name in ("memory", "optimizer"))
-    assert memory._TORCH == set(optimizer._SLOTS)
+    assert set(optimizer._SLOTS) == memory._TORCH

@@ -1,8 +1,8 @@
 """L5: `check`: what the checklist says of a run that was verified, waivers and exit code included.
 
-Verification and checklist are two questions about one record: neither hides the other, and the exit code is the worse of
-both. Waivers come from whoever checks, by a file; each is shown, and one that is not needed is shown too. Not here: the
-rules (`validators/`), what a rule sees (`gathering`), how it is printed (`formats`).
+Verification and checklist are two questions about one record: neither hides the other, and the exit code is the worse
+of both. Waivers come from whoever checks, by a file; each is shown, and one that is not needed is shown too. Not here:
+the rules (`validators/`), what a rule sees (`gathering`), how it is printed (`formats`).
 """
 
 from __future__ import annotations

@@ -83,10 +83,11 @@ class CodeEntry(Document):
 
 
 class Codes(Document):
-    """Every code of a finding of `verify`, and every kind of error that ends a command."""
+    """Every numbered step of `verify`, every code of a finding, and every kind of error that ends a command."""
 
     schema_: Annotated[str, Field(alias="$schema")]
     version: Name
+    steps: tuple[CodeEntry, ...]
     findings: tuple[CodeEntry, ...]
     errors: tuple[CodeEntry, ...]
     extensions: dict[str, Any] | None = None
