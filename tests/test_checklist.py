@@ -114,7 +114,7 @@ def test_every_item_has_a_vector_for_each_state_that_its_rule_can_give() -> None
     for name, item in PRESENT.items():
         if item.scope == "study":
             assert found[name] & {"inconclusive", "not-applicable"}, name
-            assert not found[name] & {"pass", "fail"}, f"{name} takes a study, and passes or fails without one"
+            assert "pass" not in found[name], f"{name} takes a study, and passes without one"
         else:
             wanted = {"pass", "fail"} | ({"not-applicable"} if item.selector else set())
             assert wanted <= found[name], f"{name}: no vector for {sorted(wanted - found[name])}"

@@ -18,6 +18,7 @@ from trainmem_audit.canonical import loads_strict
 from trainmem_audit.checks import Outcome, evaluate, items_of, load_checklist
 from trainmem_audit.documents.checklist import Item, Severity, Waiver
 from trainmem_audit.documents.compliance import Compliance, ItemResult, State
+from trainmem_audit.documents.manifest import SCHEMA_VERSION
 from trainmem_audit.documents.record import Record
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.gathering import Gatherer
@@ -59,6 +60,7 @@ def judge(record: Record, terms: Terms) -> Compliance:
     used = {result.id for result in items if result.waiver is not None}
     verification = record.verification
     return Compliance(
+        schema_version=SCHEMA_VERSION,
         name=verification.name,
         profile=terms.profile,
         checklist_version=load_checklist().version,

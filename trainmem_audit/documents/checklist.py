@@ -25,7 +25,7 @@ ItemId = Annotated[str, Field(pattern=r"^TM-[A-Z]{3}-[0-9]{3}$")]
 Severity = Literal["must", "should", "may"]
 Evidence = Literal["declared", "recorded", "cross-checked", "replayed"]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
-Date = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+Date = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 
 
 class Decides(Document):

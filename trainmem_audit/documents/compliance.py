@@ -40,6 +40,7 @@ class ItemResult(Document):
 class Compliance(Document):
     """The verification and the items of a profile, in the order of the checklist."""
 
+    schema_version: Name
     name: str
     profile: Name
     checklist_version: Name
