@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.records import RULES, record_of
 from trainmem_audit.checks import EVIDENCE, evaluate, items_of, load_checklist, load_rules
-from trainmem_audit.documents.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
-RULES = ROOT / "schema" / "draft" / "vectors" / "rules"
 VECTORS = sorted(RULES.glob("*/*.json"))
 ITEMS = {item.id: item for item in load_checklist().items}
 AREA_FILES = {"RNG": "rng.py", "ORD": "order.py"}
@@ -22,7 +20,6 @@ PRESENT = {
     for name, item in ITEMS.items()
     if (ROOT / "validators" / AREA_FILES.get(name[3:6], "artifacts.py")).is_file()
 }
-BASE: Any = json.loads((RULES / "base.json").read_text("utf-8"))
 
 STANDARD = {
     "ART": ("M3", "M3", "S3", "M3", "A3"),
@@ -41,25 +38,6 @@ STANDARD = {
     "VER": ("S4", "A4"),
 }
 """Severity in profile `paired` (must, should, may) and least evidence (1 to 4), area by area."""
-
-
-def patched(target: Any, patch: Any) -> Any:
-    """Return `target` with a merge patch applied (RFC 7396)."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    merged = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = patched(merged.get(key), value)
-    return merged
-
-
-def record_of(vector: Any) -> Record:
-    """Return the record of a vector: its patch over the base."""
-    parsed: Record = Record.parse(json.dumps(patched(BASE, vector["patch"])).encode(), "vector")
-    return parsed
 
 
 def test_the_items_are_those_of_the_standard() -> None:
@@ -124,7 +102,7 @@ def test_every_item_has_a_vector_for_each_state_that_its_rule_can_give() -> None
 def test_vector(path: Path) -> None:
     vector = json.loads(path.read_text("utf-8"))
     assert set(vector) == {"description", "patch", "expected"}
-    outcome = evaluate(ITEMS[path.parent.name], record_of(vector))
+    outcome = evaluate(ITEMS[path.parent.name], record_of(vector["patch"]))
     assert outcome.state == vector["expected"]["state"], outcome
     assert outcome.evidence == vector["expected"].get("evidence"), outcome
     if outcome.state == "fail":
@@ -134,7 +112,7 @@ def test_vector(path: Path) -> None:
 
 
 def test_the_base_passes_everything_that_one_run_can_show() -> None:
-    record = record_of({"patch": {}})
+    record = record_of({})
     states = {name: evaluate(item, record).state for name, item in PRESENT.items() if item.scope == "run"}
     assert set(states.values()) <= {"pass", "not-applicable"}, states
 
@@ -149,7 +127,7 @@ def test_the_base_passes_everything_that_one_run_can_show() -> None:
     ],
 )
 def test_nothing_passes_in_a_record_that_does_not_hold(patch: dict[str, Any], why: str) -> None:
-    record = record_of({"patch": patch})
+    record = record_of(patch)
     outcomes = {name: evaluate(item, record) for name, item in ITEMS.items()}
     passing = {name for name, outcome in outcomes.items() if outcome.state == "pass"}
     of_the_bytes = {name for name, item in ITEMS.items() if item.needs == "verification"}
@@ -159,7 +137,7 @@ def test_nothing_passes_in_a_record_that_does_not_hold(patch: dict[str, Any], wh
 
 @pytest.mark.parametrize("missing", [{"statement": None, "facts": None}, {"facts": None}])
 def test_what_needs_a_part_that_is_not_there_is_inconclusive(missing: dict[str, Any]) -> None:
-    record = record_of({"patch": missing})
+    record = record_of(missing)
     gone = {"log"} | ({"statement"} if "statement" in missing else set())
     for item in ITEMS.values():
         if item.needs in gone:

@@ -26,9 +26,11 @@ NOT_OURS = {".git", ".venv", "demo-out", "dist", "build", "out", "__pycache__"}
 
 HOSTS = {
     "arxiv.org",
+    "docs.oasis-open.org",
     "in-toto.io",
     "json-schema.org",
     "keepachangelog.com",
+    "raw.githubusercontent.com",
     "semver.org",
     "slsa.dev",
     "w3id.org",
