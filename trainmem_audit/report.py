@@ -29,7 +29,7 @@ from trainmem_audit.documents.findings import Check, Replay, Verification
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Command, Component, Epoch, Inventory, Line, Step
 from trainmem_audit.errors import FormatError, UsageError
-from trainmem_audit.formats.checklist_text import EVIDENCE_MARKS, ORDER
+from trainmem_audit.formats.checklist_text import EVIDENCE_MARKS, LADDER, ORDER
 from trainmem_audit.resources import data_file
 from trainmem_audit.text import duration_text, safe_text, size_text
 
@@ -595,12 +595,6 @@ _ITEM_TONES: Final = {
     "pass": "ok",
     "not-applicable": "off",
 }
-_LADDER: Final = (
-    ("declared", "the author says so"),
-    ("recorded", "a recorder saw it, signed"),
-    ("cross-checked", "recomputed from what is signed"),
-    ("replayed", "it came out again"),
-)
 
 
 class _ItemRow(NamedTuple):
@@ -616,7 +610,7 @@ def _checklist(compliance: Compliance | None) -> dict[str, Any] | None:
     rows = sorted(compliance.items, key=lambda item: ORDER.index(item.state))
     count = Counter(item.state for item in rows)
     return {
-        "ladder": _LADDER,
+        "ladder": LADDER,
         "marks": EVIDENCE_MARKS,
         "profile": compliance.profile,
         "rows": [_ItemRow(item, _ITEM_TONES[item.state], _item_details(item)) for item in rows],
@@ -630,8 +624,8 @@ def _item_details(item: ItemResult) -> tuple[tuple[str, str], ...]:
     pairs = [("where", item.where), ("expected", item.expected), ("got", item.got), ("remedy", item.remedy)]
     if item.waiver is not None:
         pairs.append(("waived", f"{item.waiver.reason} ({item.waiver.who}); it would be: {item.waived}"))
-    wanted = item.state in ("fail", "declared", "waived") or (item.state == "inconclusive" and item.counts)
-    return tuple((label, text) for label, text in pairs if text and wanted)
+    wanted = {"inconclusive": ("where",), "pass": (), "not-applicable": ()}.get(item.state)
+    return tuple((label, text) for label, text in pairs if text and (wanted is None or label in wanted))
 
 
 def _is_doubtful(verification: Verification) -> bool:
