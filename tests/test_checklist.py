@@ -10,6 +10,12 @@ import pytest
 
 from tests.records import RULES, record_of
 from trainmem_audit.checks import EVIDENCE, evaluate, items_of, load_checklist, load_rules
+from trainmem_audit.compliance import Terms, judge
+from trainmem_audit.documents.checklist import Waiver
+from trainmem_audit.documents.compliance import Compliance, ItemResult
+from trainmem_audit.formats.checklist_text import ORDER
+from trainmem_audit.handbook import checklist_page, codes_table
+from trainmem_audit.report import RunSeries, render_html, render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = sorted(RULES.glob("*/*.json"))
@@ -150,3 +156,61 @@ def test_the_two_lists_of_torch_optimizers_agree() -> None:
     load_rules()
     memory, optimizer = (sys.modules[f"_trainmem_audit_rules_{name}"] for name in ("memory", "optimizer"))
     assert set(optimizer._SLOTS) == memory._TORCH
+
+
+# Documentation and report -----------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_checklist_is_rendered_from_it() -> None:
+    command = "trainmem-audit explain all --format markdown > docs/checklist.md"
+    assert (ROOT / "docs" / "checklist.md").read_text("utf-8") == checklist_page(), f"mend it with: {command}"
+
+
+def test_the_table_of_codes_is_rendered_from_them() -> None:
+    page = (ROOT / "docs" / "verification.md").read_text("utf-8")
+    assert codes_table() in page, f"docs/verification.md must hold\n{codes_table()}"
+
+
+def pages(patch: dict[str, Any], terms: Terms) -> tuple[Compliance, str, str]:
+    """Return a check of the base with a patch, and both reports on it."""
+    record = record_of(patch)
+    assert record.statement is not None
+    compliance = judge(record, terms)
+    arguments = (record.statement, record.verification, RunSeries(), compliance)
+    return compliance, render_html(*arguments), render_markdown(*arguments)
+
+
+def test_every_item_has_a_line_in_the_report_failures_first() -> None:
+    broken = {"statement": {"predicate": {"environment": {"cpu": "unknown"}}}}
+    compliance, html, markdown = pages(broken, Terms("paired"))
+    for text in (html, markdown):
+        section = text[text.index("Checklist</h2>" if text is html else "## Checklist") :]
+        places = {item.id: section.index(item.id) for item in compliance.items}
+        assert min(places, key=places.__getitem__) == "TM-ENV-003"
+        order = [section.index(f"{item.id}") for item in sorted(compliance.items, key=by_state)]
+        assert order == sorted(order)
+    assert "predicate.environment.cpu" in html
+
+
+def by_state(item: ItemResult) -> int:
+    return ORDER.index(item.state)
+
+
+def test_the_report_shows_evidence_by_mark_and_word_and_every_waiver() -> None:
+    waiver = Waiver(id="TM-ENV-001", reason="<b>under</b> review | elsewhere", who="an editor")
+    idle = Waiver(id="TM-ENV-002", reason="not needed", who="somebody")
+    no_code: dict[str, Any] = {"statement": {"predicate": {"files": []}}}
+    _, html, markdown = pages(no_code, Terms(waivers=(waiver, idle)))
+    assert "◕ cross-checked" in markdown
+    assert html.count('class="tier"') > 20
+    for text in (html, markdown):
+        assert "&lt;b&gt;under&lt;/b&gt; review" in text
+        assert "<b>" not in text
+        assert "it would be: fail" in text
+        assert "Waivers that changed nothing" in text
+
+
+def test_a_report_without_a_check_has_no_checklist() -> None:
+    record = record_of({})
+    assert record.statement is not None
+    assert "Checklist" not in render_html(record.statement, record.verification, RunSeries())

@@ -47,7 +47,7 @@ def _checks(verification: Verification) -> Iterator[str]:
     asked = replay.outcome != "not-run" or replay.mode != "none"
     mark = {"match": "ok  ", "match-within-tolerance": "ok  ", "mismatch": "FAIL"}.get(replay.outcome, "–   ")
     yield f"  8 {'replay':<11} {mark} {replay.outcome}" + (
-        f", {replay.mode}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
+        f", {safe_text(replay.mode)}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
         if asked and replay.seconds
         else f": {safe_text(replay.reason)}"
     )
