@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.records import record_of
-from tests.tools import Run, audit
+from tests.tools import Run, audit, environment
 from trainmem_audit import errors
 from trainmem_audit.checks import Outcome, load_checklist, load_codes
 from trainmem_audit.compliance import Terms, judge, parse_waivers
@@ -219,3 +221,31 @@ def test_explain_on_the_command_line(tmp_path: Path) -> None:
     assert [line.split()[0] for line in listed] == list(known())
     unknown = audit("explain", "TM-XXX-999", cwd=tmp_path, home=tmp_path)
     assert unknown.returncode == 2
+
+
+def test_the_description_of_a_check_names_every_member() -> None:
+    described = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "check.md").read_text("utf-8")))
+    for model in (Compliance, ItemResult, Waiver):
+        members = {field.alias or name for name, field in model.model_fields.items()}
+        assert not members - described, model
+
+
+def test_the_waiver_of_the_documentation_is_one() -> None:
+    (block,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "check.md").read_text("utf-8"), re.M | re.S)
+    (waiver,) = parse_waivers(block.encode(), "waivers.toml")
+    assert waiver.expires == "2027-06-30"
+
+
+def test_explain_and_check_start_without_torch(run: Run) -> None:
+    program = "import sys; sys.modules['torch'] = None; from trainmem_audit.cli import main; main()"
+    for arguments in (("check", str(run.path)), ("explain", "TM-ORD-003")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=environment(run.home),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode in (0, 3), done.stderr
+        assert done.stdout.strip()
