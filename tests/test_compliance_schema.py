@@ -1,4 +1,4 @@
-"""The schemas of the checklist, of the codes and of a check: what we ship and what we write is valid, with formats on."""
+"""The schemas of checklist, codes and checks: what we ship and what we write is valid, formats asserted."""
 
 from __future__ import annotations
 
