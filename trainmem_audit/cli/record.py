@@ -50,6 +50,13 @@ def _record(
         typer.Option("--env", metavar="NAME", help="Record one more environment variable (repeatable)."),
     ] = None,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
+    snapshots: Annotated[
+        int, typer.Option(metavar="EVERY", min=0, help="Keep all tensors of the state after every so many steps.")
+    ] = 0,
+    snapshot_at: Annotated[
+        list[int] | None,
+        typer.Option("--snapshot-at", metavar="STEP", min=0, help="Keep them after this step (repeatable)."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
@@ -70,6 +77,8 @@ def _record(
         "inputs": [str(path.absolute()) for path in inputs or ()],
         "variables": env or [],
         "tensorBudget": tensor_budget * 2**20,
+        "snapshotEvery": snapshots,
+        "snapshotAt": snapshot_at or [],
         "quiet": quiet,
         "madeDir": not directory.exists(),
     }

@@ -46,20 +46,22 @@ def _diff(
 ) -> None:
     """Compare two recorded runs: the first step, component and tensor that differ, and the likely cause.
 
-    Named besides: what differs in command, code, inputs, environment and settings, harmless or not.
+    Named besides: what differs in command, code, inputs, environment and settings, harmless or not. Where both runs
+    keep a snapshot of the step that differs (`record --snapshot-at STEP`), the values too: the first element, ULP.
 
     Exit code: 0 equal, 1 different.
     """
     import json
 
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.runs import around, compare, read_statement
+    from trainmem_audit.runs import around, compare, read_statement, with_values
     from trainmem_audit.screen import around_lines, difference_lines
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     with open_run(expected) as left, open_run(got) as right:
         difference, steps = compare(left, right)
+        difference = difference and with_values(difference, left, right)
         signed = [read_statement(side).predicate for side in (left, right) if "run.json" in side.names()]
     besides = around(*signed) if len(signed) == 2 else {}
     if form == "json":

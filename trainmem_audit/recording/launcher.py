@@ -268,6 +268,8 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         imposed=None if imposed is None else _imposed(imposed),
         may_move=bool(order.get("mayMove")),
         dump=None if dump is None else (dump[0], Path(dump[1])),
+        snapshot_every=order.get("snapshotEvery", 0),
+        snapshot_at=frozenset(order.get("snapshotAt", ())),
         say=_say,
     )
 
