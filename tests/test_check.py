@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -249,3 +250,14 @@ def test_explain_and_check_start_without_torch(run: Run) -> None:
         )
         assert done.returncode in (0, 3), done.stderr
         assert done.stdout.strip()
+
+
+def test_nothing_fails_in_the_digits_example(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "examples" / "digits" / "train.py", tmp_path / "train.py")
+    done = audit("record", "-d", "run", "train.py", "--epochs", "2", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    done = audit("check", "run", "--format", "json", cwd=tmp_path, home=tmp_path / "home")
+    items = Compliance.model_validate_json(done.stdout).items
+    assert not [item for item in items if item.state in ("fail", "declared")]
+    passed = {item.id for item in items if item.state == "pass"}
+    assert {"TM-ENV-001", "TM-OPT-002", "TM-OPT-004", "TM-BUF-001", "TM-BUF-002", "TM-VIS-001"} <= passed

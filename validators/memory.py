@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from trainmem_audit.checks import Outcome, Rule, declared, failed, followed, inconclusive, not_applicable, passed
+from trainmem_audit.checks import (
+    Outcome,
+    Rule,
+    declared,
+    failed,
+    followed,
+    inconclusive,
+    not_applicable,
+    parts_of,
+    passed,
+)
 from trainmem_audit.documents.record import Record
 from trainmem_audit.documents.steplog import Component
 
@@ -152,8 +162,9 @@ def _learned_optimizer(record: Record) -> Outcome:
     others = {name: kind for name, kind in found.items() if kind not in _TORCH}
     if not others:
         return not_applicable("all optimizers are of torch's classes")
+    parts = parts_of(sources, others)
     for name, kind in sorted(others.items()):
-        slots = [item for item in sources if item.startswith(f"{name}.") and item != f"{name}.hyper"]
+        slots = [f"{name}.{part}" for part in parts[name] if part != "hyper"]
         if not slots:
             return inconclusive(f"no state of {kind} is recorded", where="statement: predicate.sources")
         for slot in slots:

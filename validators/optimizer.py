@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.checks import Outcome, Rule, failed, followed, inconclusive, not_applicable, passed
+from trainmem_audit.checks import Outcome, Rule, failed, followed, inconclusive, not_applicable, parts_of, passed
 from trainmem_audit.documents.record import Record
 from trainmem_audit.errors import FormatError
 
@@ -61,16 +61,16 @@ class _Optimizer(NamedTuple):
 def _optimizers(record: Record) -> Iterator[_Optimizer]:
     """Yield what the inventory says of every optimizer: a component NAME.hyper whose values have groups."""
     sources = record.manifest.sources
-    for full, component in sources.items():
-        values = component.values or {}
-        groups = values.get("groups")
-        if not full.endswith(_HYPER) or not isinstance(groups, list):
-            continue
-        name = full.removesuffix(_HYPER)
-        prefix = f"{name}."
-        parts = [other.removeprefix(prefix) for other in sources if other.startswith(prefix)]
-        slots = [part for part in parts if part not in _NO_SLOTS]
-        yield _Optimizer(name, str(values.get("class", "")), [g for g in groups if isinstance(g, dict)], slots)
+    configured = {
+        full.removesuffix(_HYPER): component.values
+        for full, component in sources.items()
+        if full.endswith(_HYPER) and component.values is not None and isinstance(component.values.get("groups"), list)
+    }
+    parts = parts_of(sources, configured)
+    for name, values in configured.items():
+        slots = [part for part in parts[name] if part not in _NO_SLOTS]
+        groups = [group for group in values["groups"] if isinstance(group, dict)]
+        yield _Optimizer(name, str(values.get("class", "")), groups, slots)
 
 
 def _number(value: Any) -> float | None:
