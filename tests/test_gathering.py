@@ -30,6 +30,11 @@ def parsed(members: list[dict[str, Any]]) -> list[Line]:
     return [reader.read(line) for line in written(members)]
 
 
+def beginning() -> list[dict[str, Any]]:
+    """Return the members of the lines before the first step."""
+    return [line for line in FakeRun(ended=False).members() if line["t"] != "step"]
+
+
 def test_steps_are_counted() -> None:
     facts = gathered(FakeRun(steps=5).parsed())
     assert (facts.whole, facts.ended) == (True, True)
@@ -74,7 +79,7 @@ def test_a_change_of_the_learning_rate_that_is_recorded_is_no_difference() -> No
 
 def test_a_copy_is_a_digest_that_another_component_had_one_step_before() -> None:
     """A target network takes over the model's parameters at step 2, and drifts at step 3."""
-    members = list(FakeRun(steps=0, ended=False).members())
+    members = beginning()
     header = [["fc.weight", "float32", [2]]]
     members.append({"t": "inventory", "i": 0, "components": {"target.params": component("S5", tensors=header)}})
     model = [digest("model", step) for step in range(4)]
@@ -87,7 +92,7 @@ def test_a_copy_is_a_digest_that_another_component_had_one_step_before() -> None
 
 
 def test_numbers_of_batches_are_kept_for_a_few_and_counted_for_the_rest() -> None:
-    members = list(FakeRun(steps=0, ended=False).members())
+    members = beginning()
     for i in range(20):
         order = {"content": digest(i), "n": 1, "batches": i + 1}
         members.append({"t": "step", "i": i, "order": order, "state": {}, "rng": {}})

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from trainmem_audit.documents.checklist import Checklist, Codes, Evidence, Item
 from trainmem_audit.documents.record import Facts, Record
@@ -39,6 +39,7 @@ __all__ = [
     "evaluate",
     "failed",
     "followed",
+    "hyper_groups",
     "inconclusive",
     "items_of",
     "load_checklist",
@@ -97,6 +98,17 @@ def inconclusive(message: str, *, where: str = "", expected: str = "", got: str 
 def declared(message: str, *, where: str = "", got: str = "") -> Outcome:
     """Return that only the author says so."""
     return Outcome("declared", message, "declared", where, "", got)
+
+
+def hyper_groups(values: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the hyper-parameters of each group of an optimizer, or `None` if that is none.
+
+    They are the members of `groups`; where there is a single group they may stand in the values themselves.
+    """
+    groups = values.get("groups")
+    if isinstance(groups, list):
+        return [group for group in groups if isinstance(group, dict)]
+    return [dict(values)] if "lr" in values else None
 
 
 def parts_of(names: Iterable[str], owners: Container[str]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from trainmem_audit.checks import (
     declared,
     failed,
     followed,
+    hyper_groups,
     inconclusive,
     not_applicable,
     parts_of,
@@ -123,7 +124,7 @@ def _teachers(record: Record) -> Outcome:
     if not found:
         return not_applicable("no component of class S5 is in the record")
     for name in found:
-        if not followed(record.log, name):
+        if not followed(record.log, name, name):  # the script may drop it, or begin to train it
             message, expected = (
                 f"{name} is not recorded at every step",
                 "a digest in every `step` line from its first on",
@@ -157,7 +158,7 @@ def _learned_optimizer(record: Record) -> Outcome:
     found = {
         name.removesuffix(".hyper"): str((component.values or {}).get("class"))
         for name, component in sources.items()
-        if name.endswith(".hyper") and "groups" in (component.values or {})
+        if name.endswith(".hyper") and hyper_groups(component.values or {}) is not None
     }
     others = {name: kind for name, kind in found.items() if kind not in _TORCH}
     if not others:
