@@ -20,7 +20,7 @@ _TRACES = {
         r"[A-Za-z0-9][\w.+-]{0,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}"
     ),
     "a user at a host": re.compile(r"[A-Za-z0-9][\w.+-]{0,64}@[A-Za-z0-9-]{1,63}:"),
-    "credentials in an address": re.compile(r"://[^\s/@]{1,255}@"),
+    "a user or credentials in an address": re.compile(r"://[^\s/@]{1,255}@"),
 }
 
 
