@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
-from trainmem_audit.text import clip, safe_text
+from trainmem_audit.text import clip, json_text, safe_text
 
 __all__ = ["FORMATS", "around_lines", "difference_lines", "result_text", "verification_lines", "verification_text"]
 
@@ -141,7 +141,7 @@ def result_text(verification: Verification) -> str:
 
 
 def _json(verification: Verification) -> str:
-    return verification.model_dump_json(by_alias=True, indent=2)
+    return json_text(verification.model_dump(mode="json", by_alias=True))
 
 
 FORMATS: dict[str, Callable[[Verification], str]] = {"json": _json, "text": verification_text}

@@ -11,12 +11,15 @@ from trainmem_audit.cli.check import ProfileOption, WaiversOption, terms_for
 from trainmem_audit.cli.common import RunArgument, say
 from trainmem_audit.cli.verify import SignerOption, TrustFileOption, examine_run, policy_for
 from trainmem_audit.errors import UsageError
+from trainmem_audit.text import json_text
 
 if TYPE_CHECKING:
     from trainmem_audit.documents.findings import Replay
     from trainmem_audit.documents.steplog import Line
 
 __all__ = ["register"]
+
+_MOST_SAVED = 64 * 2**20
 
 
 def register(app: typer.Typer) -> None:
@@ -30,13 +33,17 @@ def register(app: typer.Typer) -> None:
 def _show(run: RunArgument, trust_file: TrustFileOption = None) -> None:
     """Print what a run states, on one screen. Checks the signature and nothing else."""
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.runs import read_statement
+    from trainmem_audit.runs import MAX_ENVELOPE, read_statement
     from trainmem_audit.show import statement_text
     from trainmem_audit.verify import examine_signature
 
+    policy = policy_for(trust_file, None, allow_untrusted=True)
     with open_run(run) as reader:
-        signature = examine_signature(reader, policy_for(trust_file, None, allow_untrusted=True))
-        typer.echo(statement_text(read_statement(reader), signature), nl=False)
+        if "run.json" not in reader.names():
+            read_statement(reader)  # says what to do
+        data = reader.read("run.json", MAX_ENVELOPE)  # once: what is shown is what was signed
+        signature = examine_signature(reader, policy, data)
+        typer.echo(statement_text(read_statement(reader, data), signature), nl=False)
 
 
 def _diff(
@@ -51,8 +58,6 @@ def _diff(
 
     Exit code: 0 equal, 1 different.
     """
-    import json
-
     from trainmem_audit.rundir import open_run
     from trainmem_audit.runs import around, compare, read_statement, with_values
     from trainmem_audit.screen import around_lines, difference_lines
@@ -67,7 +72,7 @@ def _diff(
     if form == "json":
         found = None if difference is None else difference.to_json()
         said = {"equal": difference is None, "stepsEqual": steps, "difference": found, "besides": besides}
-        typer.echo(json.dumps(said, indent=2))
+        typer.echo(json_text(said))
     else:
         equal = [f"equal: {steps} steps and the end of the run"]
         lines = equal if difference is None else difference_lines(difference)
@@ -146,13 +151,18 @@ def _report(
 
 def _saved_replay(path: Path, chain_head: str) -> Replay:
     """Return the replay of a saved verification, if it is of the run with this chain head."""
+    from trainmem_audit.canonical import loads_strict
     from trainmem_audit.documents.compliance import Compliance
     from trainmem_audit.documents.findings import Verification
     from trainmem_audit.errors import FormatError
 
     if not path.is_file():
         raise UsageError("no such file", where=str(path))
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(_MOST_SAVED + 1)
+    if len(data) > _MOST_SAVED:
+        raise UsageError("too long for a saved verification", where=str(path), expected=f"at most {_MOST_SAVED} bytes")
+    loads_strict(data, path.name)
     try:
         saved = Compliance.parse(data, path.name).verification
     except FormatError:

@@ -59,7 +59,7 @@ def examine_run(
     def ignore(_: Any) -> None:
         pass
 
-    return examine(reader, policy, replayer, watch or ignore, indices or ignore)
+    return examine(reader, policy, replayer, watch, indices or ignore)
 
 
 def _verify(
