@@ -18,10 +18,13 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence", "checks"),
+    (
+        *("privacy", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence"),
+        *("gathering", "checks"),
+    ),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
-    ("verify", "report", "show", "screen", "doctor", "twice"),
+    ("verify", "compliance", "explain", "handbook", "report", "show", "screen", "formats", "doctor", "twice"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

@@ -5,6 +5,7 @@ Pure over binary streams that may be hostile: every frame is bounded by what the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import BinaryIO
 
 from blake3 import blake3
@@ -95,8 +96,8 @@ class OrderFile:
         self._file = file
         self._offset = 0
 
-    def check(self, line: Step | FittingStep) -> None:
-        """Compare the indices of a step with their digest.
+    def check(self, line: Step | FittingStep, watch: Callable[[bytes], None] = lambda _: None) -> None:
+        """Compare the indices of a step with their digest; `watch` sees them in pieces of whole indices.
 
         Raises
         ------
@@ -112,6 +113,7 @@ class OrderFile:
             if not data:
                 raise FormatError("the file is too short", where=f"{ORDER_FILE}: byte {self._offset}", got="its end")
             hasher.update(data)
+            watch(data)
             left -= len(data)
             self._offset += len(data)
         if hasher.hexdigest() != line.order.index:

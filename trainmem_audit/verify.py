@@ -154,6 +154,7 @@ def examine(
     policy: Policy,
     replayer: Replayer | None = None,
     watch: Callable[[Line], None] | None = None,
+    indices: Callable[[bytes], None] = lambda _: None,
 ) -> Examination:
     """Verify the run behind `reader`.
 
@@ -162,7 +163,9 @@ def examine(
     replayer:
         Does step 8; only called when the earlier steps leave something to replay.
     watch:
-        Sees every checked line of the step log once (for the curves of a report).
+        Sees every checked line of the step log once (for the curves of a report, and the facts of a check).
+    indices:
+        Sees the sample indices of the step that `watch` saw last, in pieces, before their digest is compared.
 
     Raises
     ------
@@ -180,7 +183,7 @@ def examine(
     if envelope is not None and _check_statement(found, envelope):
         assert found.statement is not None
         _check_files(found, found.statement)
-        _check_log(found, found.statement, watch)
+        _check_log(found, found.statement, watch, indices)
     if replayer is not None:
         found.replay = _replay(found, replayer)
     return found
@@ -351,14 +354,16 @@ def _changed_place(reader: RunReader, statement: Statement, name: str) -> str:
     return f"{name}:{first_changed_line(reader.read(name, MAX_CODE), marks)}"
 
 
-def _check_log(found: Examination, statement: Statement, watch: Callable[[Line], None] | None) -> None:
+def _check_log(
+    found: Examination, statement: Statement, watch: Callable[[Line], None] | None, indices: Callable[[bytes], None]
+) -> None:
     """Steps 6 and 7, in one pass over the files."""
     reader = found.reader
     if [log.file for log in statement.predicate.step_logs] != [STEP_FILE] or STEP_FILE not in reader.names():
         _fail(found, 6, "there is no step log", [_other("LOG-MISSING", STEP_FILE, "no step log", STEP_FILE, "none")])
         return
     kept = 0
-    side = _SideFiles(reader)
+    side = _SideFiles(reader, indices)
     with ExitStack() as stack:
         log = LogReader()
         try:
@@ -396,9 +401,10 @@ def _check_log(found: Examination, statement: Statement, watch: Callable[[Line],
 class _SideFiles:
     """Step 7: checks the files beside the log until the first error."""
 
-    def __init__(self, reader: RunReader) -> None:
+    def __init__(self, reader: RunReader, indices: Callable[[bytes], None]) -> None:
         self.error: FormatError | None = None
         self._reader = reader
+        self._indices = indices
         self._last: Step | FittingStep | None = None
         self._tensors: TensorFile | None = None
         self._order: OrderFile | None = None
@@ -422,7 +428,7 @@ class _SideFiles:
             if line.order is not None and line.order.index is not None and self._order is None:
                 raise FormatError("the sample indices are missing", where=ORDER_FILE)
             if self._order is not None:
-                self._order.check(line)
+                self._order.check(line, self._indices)
             return self._tensors is not None and self._tensors.check(line, log.summary.components)
         except FormatError as error:
             self.error = error

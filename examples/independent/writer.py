@@ -127,7 +127,8 @@ def gradients(p: Arrays, x: np.ndarray, y: np.ndarray) -> tuple[float, Arrays]:
 def environment() -> dict[str, Any]:
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "blake3", "rfc8785", "cryptography")}
     software = {"python": platform.python_version(), "implementation": platform.python_implementation()}
-    machine = {"system": platform.system(), "machine": platform.machine(), "cpu": platform.processor() or "unknown"}
+    cpu = platform.processor() or platform.machine()
+    machine = {"system": platform.system(), "machine": platform.machine(), "cpu": cpu}
     variables = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ}
     return {**software, **machine, "cpuCount": os.cpu_count() or 0, "packages": packages, "variables": variables}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainmem_audit.cli.check import ProfileOption, WaiversOption, terms_for
 from trainmem_audit.cli.common import RunArgument, say
 from trainmem_audit.cli.verify import SignerOption, TrustFileOption, examine_run, policy_for
 from trainmem_audit.errors import UsageError
@@ -14,6 +15,7 @@ from trainmem_audit.text import json_text
 
 if TYPE_CHECKING:
     from trainmem_audit.documents.findings import Replay
+    from trainmem_audit.documents.steplog import Line
 
 __all__ = ["register"]
 
@@ -110,29 +112,42 @@ def _report(
     ] = None,
     verification: Annotated[
         Path | None,
-        typer.Option("--verification", metavar="FILE", help="What `verify --save` wrote, to show its replay."),
+        typer.Option(
+            "--verification", metavar="FILE", help="What `verify` or `check --save` wrote, to show its replay."
+        ),
     ] = None,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,
+    profile: ProfileOption = "core",
+    waivers: WaiversOption = None,
 ) -> None:
-    """Write report.html and report.md for a run: verdicts, memory sources, order, environment, how to reproduce.
+    """Write report.html and report.md for a run: verdicts, checklist, memory sources, order, environment, replay.
 
     The run is checked again; only the replay is taken from --verification, if it is of this very run.
     """
+    from trainmem_audit.compliance import judge, record_of
+    from trainmem_audit.gathering import Gatherer
     from trainmem_audit.report import SeriesCollector, write_report
     from trainmem_audit.rundir import open_run
 
     if verification is not None:
         _refuse_the_authors(run, verification)
-    collector = SeriesCollector()
+    collector, gatherer = SeriesCollector(), Gatherer()
+    terms = terms_for(profile, "must", waivers)
+
+    def watch(line: Line) -> None:
+        collector.add(line)
+        gatherer.take(line)
+
     with open_run(run) as reader:
         policy = policy_for(trust_file, signer, allow_untrusted=True)
-        found = examine_run(reader, policy, watch=collector.add)
-    if found.statement is None:
-        raise UsageError("there is no statement to report on", where=str(run), remedy="see `trainmem-audit verify`")
-    if verification is not None:
-        found.replay = _saved_replay(verification, str(found.verification.facts.get("chainHead")))
-    for path in write_report(out or Path(), found.statement, found.verification, collector.series()):
+        found = examine_run(reader, policy, watch=watch, indices=gatherer.indices)
+        if found.statement is None:
+            raise UsageError("there is no statement to report on", where=str(run), remedy="see `trainmem-audit verify`")
+        if verification is not None:
+            found.replay = _saved_replay(verification, str(found.verification.facts.get("chainHead")))
+        compliance = judge(record_of(found, gatherer), terms)
+    for path in write_report(out or Path(), found.statement, found.verification, collector.series(), compliance):
         typer.echo(str(path))
 
 
@@ -151,7 +166,9 @@ def _refuse_the_authors(run: Path, verification: Path) -> None:
 def _saved_replay(path: Path, chain_head: str) -> Replay:
     """Return the replay of a saved verification, if it is of the run with this chain head."""
     from trainmem_audit.canonical import loads_strict
+    from trainmem_audit.documents.compliance import Compliance
     from trainmem_audit.documents.findings import Verification
+    from trainmem_audit.errors import FormatError
 
     if not path.is_file():
         raise UsageError("no such file", where=str(path))
@@ -160,7 +177,10 @@ def _saved_replay(path: Path, chain_head: str) -> Replay:
     if len(data) > _MOST_SAVED:
         raise UsageError("too long for a saved verification", where=str(path), expected=f"at most {_MOST_SAVED} bytes")
     loads_strict(data, path.name)
-    saved = Verification.parse(data, path.name)
+    try:
+        saved = Compliance.parse(data, path.name).verification
+    except FormatError:
+        saved = Verification.parse(data, path.name)
     if saved.facts.get("chainHead") != chain_head:
         raise UsageError(
             "the saved verification is of another run",

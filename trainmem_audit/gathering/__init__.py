@@ -1,0 +1,41 @@
+"""Gathers, in one pass over the lines of a step log and its sample indices, the facts that rules need.
+
+Memory does not grow with the steps: every collector keeps counts and digests, by names whose number the log reader
+bounds. A collector is one class in a file of its own with `take` (a checked line) and, if it wants the indices,
+`indices`. Not here: any judgement (`validators/`), any check of the bytes (`steplog`, `sidefiles`).
+"""
+
+from __future__ import annotations
+
+from trainmem_audit.documents.record import Facts
+from trainmem_audit.documents.steplog import End, Line
+from trainmem_audit.gathering.components import ComponentCollector
+from trainmem_audit.gathering.steps import StepCollector
+
+__all__ = ["Gatherer"]
+
+
+class Gatherer:
+    """Takes the lines of one log in their order: `take(line)`, then `indices(chunk)` for those of a `step` line."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._ended = False
+        self._steps = StepCollector()
+        self._components = ComponentCollector()
+
+    def take(self, line: Line) -> None:
+        """Add one line that the reader has checked."""
+        self._started = True
+        self._ended = isinstance(line, End)
+        self._steps.take(line)
+        self._components.take(line)
+
+    def indices(self, chunk: bytes) -> None:
+        """Add sample indices (int64, little-endian) of the step that was taken last; `sidefiles` checks them later."""
+
+    def finish(self, whole: bool) -> Facts | None:
+        """Return the facts, or `None` if there was no line; `whole` says whether the log was read to its end."""
+        if not self._started:
+            return None
+        return Facts(whole=whole, ended=self._ended, steps=self._steps.finish(), components=self._components.finish())
