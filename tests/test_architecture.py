@@ -18,10 +18,22 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence", "checks"),
+    (
+        "privacy",
+        "merkle",
+        "snapshots",
+        "sizes",
+        "lineforms",
+        "steplog",
+        "sidefiles",
+        "divergence",
+        "checks",
+        "conformance",
+        "versions",
+    ),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
-    ("verify", "report", "show", "screen", "doctor", "twice"),
+    ("verify", "report", "show", "screen", "doctor", "twice", "schema_page"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4
