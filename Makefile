@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test test-full fuzz lint bench clean
+.PHONY: help venv install demo test test-full fuzz lint generated bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,10 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+generated: $(STAMP) ## write anew what is generated: the vectors of the standard, docs/schema.md
+	$(BIN)/python -m tests.vectors
+	$(BIN)/trainmem-audit schema render > docs/schema.md
 
 bench: $(STAMP) ## measure what recording costs
 	$(BIN)/python benchmarks/record_overhead.py

@@ -23,7 +23,7 @@ from trainmem_audit.documents.findings import (
     TensorDifference,
     Verification,
 )
-from trainmem_audit.documents.manifest import PREDICATE_TYPE, STATEMENT_TYPE, Statement
+from trainmem_audit.documents.manifest import PREDICATE_TYPE, SCHEMA_VERSION, STATEMENT_TYPE, Statement
 from trainmem_audit.documents.steplog import Epoch, Inventory, Line, Order, Step
 from trainmem_audit.report import RunSeries, SeriesCollector
 
@@ -218,6 +218,7 @@ def checks(**states: str) -> tuple[Check, ...]:
 def verification(**changes: Any) -> Verification:
     """Return the verification of an intact record that replays to `match`, with members replaced."""
     value: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
         "name": "digits-baseline.zip",
         "bytes": "intact",
         "record": "consistent",

@@ -20,11 +20,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("documents",),
     (
         *("privacy", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence"),
-        *("gathering", "checks"),
+        *("conformance", "versions", "gathering", "checks"),
     ),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
-    ("verify", "compliance", "explain", "handbook", "report", "show", "screen", "formats", "doctor", "twice"),
+    (
+        "verify",
+        "compliance",
+        "explain",
+        "handbook",
+        "report",
+        "show",
+        "screen",
+        "formats",
+        "doctor",
+        "twice",
+        "schema_page",
+    ),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

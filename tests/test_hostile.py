@@ -173,7 +173,9 @@ ESCAPE = "\x1b]0;title\x07\x1b[2J\x9b31m"
 
 def quoting(path: Path) -> Path:
     """A statement with a member whose name is an escape sequence: the message quotes it."""
-    return signed(path, canonical_bytes(builders.statement_json() | {ESCAPE: 1}))
+    statement = builders.statement_json()
+    statement["predicate"][ESCAPE] = 1
+    return signed(path, canonical_bytes(statement))
 
 
 def quoting_log(path: Path) -> Path:

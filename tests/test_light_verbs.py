@@ -22,7 +22,10 @@ import pytest
 
 from tests.test_distribution import NOT_COPIED, ROOT, build
 
-VERBS = ("verify", "check", "explain", "show", "pack", "report", "diff", "recover", "keygen", "trust", "sign", "record")
+VERBS = (
+    *("verify", "check", "explain", "show", "pack", "report", "diff", "recover", "keygen", "trust", "sign", "record"),
+    *("schema", "migrate"),
+)
 HEAVY = ("torch", "numpy", "cryptography", "jsonschema", "jinja2", "blake3")
 """What no `--help` may load. (Pydantic is not among them: typer itself imports it.)"""
 
@@ -136,6 +139,9 @@ def light_commands(tmp_path: Path) -> tuple[tuple[str, ...], ...]:
         ("trust", "list"),
         ("recover", "killed", "--key", str(tmp_path / "key")),
         ("verify", "run", "--signer", "submission-4711"),
+        ("schema", "list"),
+        ("schema", "print", "step-log"),
+        ("schema", "validate", "statement", "run/run.json"),
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "ReplayError",
     "TrainmemAuditError",
     "UsageError",
+    "VersionError",
 ]
 
 
@@ -73,6 +74,10 @@ class UsageError(TrainmemAuditError):
 
 class FormatError(TrainmemAuditError):
     """A file is not what its format promises."""
+
+
+class VersionError(TrainmemAuditError):
+    """A document is of a version that this program does not know; it is not guessed at."""
 
 
 class KeyFileError(TrainmemAuditError):

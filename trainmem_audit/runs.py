@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trainmem_audit import versions
 from trainmem_audit.canonical import loads_strict
 from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, tree_difference
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Manifest, Statement, StepLog
-from trainmem_audit.documents.steplog import Line, Snapshot
+from trainmem_audit.documents.steplog import Line, Snapshot, parse_line
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.rundir import RunReader
@@ -54,7 +55,7 @@ def read_lines(reader: RunReader, signed: StepLog | None = None) -> Iterator[Lin
     """
     if STEP_FILE not in reader.names():
         raise UsageError("not a run", where=reader.label, expected=f"a {STEP_FILE}")
-    log = LogReader()
+    log = LogReader(parse=_line_parser(reader))
     with reader.open(STEP_FILE) as file:
         for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), STEP_FILE):
             if whole:
@@ -71,6 +72,14 @@ def read_on(lines: Iterator[Line]) -> None:
         pass
 
 
+def _line_parser(reader: RunReader) -> Callable[[bytes, dict[str, Any], str], Line]:
+    """Return what reads the lines of a run: by the version of its statement, if it has one that can be read."""
+    try:
+        return versions.line_parser(_reading(reader).log_choice) if "run.json" in reader.names() else parse_line
+    except FormatError:
+        return parse_line
+
+
 def read_statement(reader: RunReader, data: bytes | None = None) -> Statement:
     """Return the statement of a run without checking its signature.
 
@@ -85,6 +94,8 @@ def read_statement(reader: RunReader, data: bytes | None = None) -> Statement:
         If the run has no `run.json`.
     FormatError
         If it cannot be read.
+    VersionError
+        If it is of a version that is not known.
     """
     if "run.json" not in reader.names():
         raise UsageError(
@@ -92,10 +103,12 @@ def read_statement(reader: RunReader, data: bytes | None = None) -> Statement:
             where=reader.label,
             remedy="`trainmem-audit recover` closes a run that was killed" if STEP_FILE in reader.names() else "",
         )
+    return _reading(reader, data).statement
+
+
+def _reading(reader: RunReader, data: bytes | None = None) -> versions.Reading:
     envelope = parse_envelope(reader.read("run.json", MAX_ENVELOPE) if data is None else data, "run.json")
-    loads_strict(envelope.payload, "statement")
-    statement: Statement = Statement.parse(envelope.payload, "statement")
-    return statement
+    return versions.read_statement(envelope.payload, loads_strict(envelope.payload, "statement"))
 
 
 def tensor_lookup(reader: RunReader) -> TensorLookup:

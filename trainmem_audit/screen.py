@@ -141,7 +141,7 @@ def result_text(verification: Verification) -> str:
 
 
 def _json(verification: Verification) -> str:
-    return json_text(verification.model_dump(mode="json", by_alias=True))
+    return json_text(verification.to_json())
 
 
 FORMATS: dict[str, Callable[[Verification], str]] = {"json": _json, "text": verification_text}

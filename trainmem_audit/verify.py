@@ -29,7 +29,6 @@ from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.findings import Check, Finding, Replay, Signature, Verification
 from trainmem_audit.documents.manifest import (
     PAYLOAD_TYPE,
-    PREDICATE_TYPE,
     SCHEMA_VERSION,
     Manifest,
     Statement,
@@ -37,7 +36,7 @@ from trainmem_audit.documents.manifest import (
 )
 from trainmem_audit.documents.steplog import Component, Line, Snapshot, Step
 from trainmem_audit.envelope import Envelope, form_findings, parse_envelope, verifiers
-from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError
+from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError, VersionError
 from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.rundir import RunReader
@@ -45,6 +44,7 @@ from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot
 from trainmem_audit.sidefiles import OrderFile, TensorFile
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
 from trainmem_audit.trust import Trust, accepted, judge
+from trainmem_audit.versions import Choice, Reading, line_parser, read_statement
 
 __all__ = ["Examination", "Policy", "Replayer", "examine", "examine_signature"]
 
@@ -76,6 +76,8 @@ class Examination:
     reader: RunReader
     policy: Policy
     statement: Statement | None = None
+    choice: Choice = field(default_factory=lambda: Choice(SCHEMA_VERSION))
+    log_choice: Choice = field(default_factory=lambda: Choice(SCHEMA_VERSION))
     log: LogSummary | None = None
     signature: Signature = field(
         default_factory=lambda: Signature(state="not-checkable", detail="the envelope could not be read")
@@ -88,6 +90,7 @@ class Examination:
     def verification(self) -> Verification:
         """The three verdicts with all that led to them."""
         return Verification(
+            schema_version=SCHEMA_VERSION,
             name=self.reader.label,
             bytes=self._bytes(),
             record=self._record(),
@@ -114,7 +117,7 @@ class Examination:
         states = {self._state(6), self._state(7)}
         if "fail" in states:
             return "inconsistent"
-        if states != {"pass"} or self.log is None:
+        if states != {"pass"} or self.log is None or self.choice.newer:
             return "not-checked"
         return "consistent" if self.log.end is not None else "incomplete"
 
@@ -281,34 +284,31 @@ def _check_statement(found: Examination, envelope: Envelope) -> bool:
         members = loads_strict(envelope.payload, "statement")
         if canonical_bytes(members) != envelope.payload:
             raise FormatError("the payload is not its own canonical form", where="statement", expected="RFC 8785")
-        _require_known(members)
-        found.statement = Statement.parse(envelope.payload, "statement")
-    except FormatError as error:
+        reading = read_statement(envelope.payload, members)
+        log_choice = reading.log_choice
+    except (FormatError, VersionError) as error:
+        if isinstance(error, VersionError) and found.signature.state != "invalid":
+            raise  # exit code 2: what somebody signed is not guessed at; what nobody signed is broken anyhow
         _fail(found, 4, error.message, [_finding("STATEMENT", error)])
         return False
+    found.statement, found.choice, found.log_choice = reading.statement, reading.choice, log_choice
+    if reading.choice.newer:
+        found.findings.append(_newer(reading))
     run = found.statement.predicate.run
     _pass(found, 4, f"run {run.id[:12]}, {run.outcome}, {len(found.statement.subject)} files listed")
     return True
 
 
-def _require_known(members: Any) -> None:
-    """An unknown predicate type or major version ends here; there is no fall-back."""
-    members = members if isinstance(members, dict) else {}
-    kind = members.get("predicateType")
-    if kind != PREDICATE_TYPE:
-        raise FormatError(
-            "another kind of statement", where="predicateType", expected=PREDICATE_TYPE, got=str(kind)[:200]
-        )
-    predicate = members.get("predicate")
-    version = predicate.get("schemaVersion") if isinstance(predicate, dict) else None
-    if version != SCHEMA_VERSION:
-        raise FormatError(
-            "a version of the schema that this program does not know",
-            where="predicate.schemaVersion",
-            expected=SCHEMA_VERSION,
-            got=str(version)[:80],
-            remedy="use the version of trainmem-audit that wrote it",
-        )
+def _newer(reading: Reading) -> Finding:
+    return Finding(
+        code="STATEMENT-NEWER",
+        severity="warning",
+        where="statement: predicate.schemaVersion",
+        message="written for a newer version: what this one does not know was ignored, so nothing is decided",
+        expected=reading.choice.version,
+        got=_clipped(" ".join([reading.statement.predicate.schema_version, *reading.ignored])),
+        remedy="verify it with a newer trainmem-audit",
+    )
 
 
 def _check_files(found: Examination, statement: Statement) -> None:
@@ -365,7 +365,7 @@ def _check_log(
     kept = 0
     side = _SideFiles(reader, indices)
     with ExitStack() as stack:
-        log = LogReader()
+        log = LogReader(parse=line_parser(found.log_choice))
         try:
             side.open(stack)
             file = stack.enter_context(reader.open(STEP_FILE))
@@ -469,7 +469,7 @@ def _disagreements(manifest: Manifest, log: LogSummary) -> list[Finding]:
     except (FormatError, ValueError) as error:
         return [_other("LOG-STATEMENT", STEP_FILE, "no statement follows from the log", "one", str(error))]
     signed = manifest.to_json()
-    free = {"producer", "declared", "notRecorded", "checklistVersion"}
+    free = {"producer", "declared", "notRecorded", "checklistVersion", "schemaVersion", "derivedFrom", "extensions"}
     names = sorted(name for name in (derived.keys() | signed.keys()) - free if derived.get(name) != signed.get(name))
     message = "the statement does not say what the log says"
     findings = [

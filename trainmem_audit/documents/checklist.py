@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainmem_audit.documents.common import Document, Name
+from trainmem_audit.documents.common import Document, Extensions, Name
 
 __all__ = [
     "Checklist",
@@ -73,7 +73,7 @@ class Checklist(Document):
     profiles: dict[Name, Text]
     areas: dict[Name, Text]
     items: Annotated[tuple[Item, ...], Field(min_length=1)]
-    extensions: dict[str, Any] | None = None
+    extensions: Extensions | None = None
 
 
 class CodeEntry(Document):
@@ -95,7 +95,7 @@ class Codes(Document):
     steps: tuple[CodeEntry, ...]
     findings: tuple[CodeEntry, ...]
     errors: tuple[CodeEntry, ...]
-    extensions: dict[str, Any] | None = None
+    extensions: Extensions | None = None
 
 
 class Waiver(Document):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from trainmem_audit.documents.checklist import Evidence, ItemId, Severity, Waiver
-from trainmem_audit.documents.common import Document, Name
+from trainmem_audit.documents.common import Document, ExitCode, Extensions, Name
 from trainmem_audit.documents.findings import Verification
 
 __all__ = ["Compliance", "ItemResult", "State"]
@@ -48,5 +48,5 @@ class Compliance(Document):
     items: tuple[ItemResult, ...]
     unused_waivers: tuple[Waiver, ...] = ()
     verification: Verification
-    exit_code: int
-    extensions: dict[str, Any] | None = None
+    exit_code: ExitCode
+    extensions: Extensions | None = None

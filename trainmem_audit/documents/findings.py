@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trainmem_audit.documents.common import Count, Document, Scalar
+from trainmem_audit.documents.common import Count, Document, ExitCode, Extensions, Name, Scalar
 
 __all__ = [
     "Check",
@@ -35,7 +35,7 @@ class Finding(Document):
 class Check(Document):
     """One numbered step of verification and what became of it."""
 
-    number: int
+    number: Count
     title: str
     state: Literal["pass", "fail", "not-checked"]
     detail: str
@@ -72,7 +72,7 @@ class ComponentDifference(Document):
     """
 
     component: str
-    cause: int
+    cause: Count
     stage: Literal["start", "step", "end"]
     expected: str
     got: str
@@ -113,6 +113,7 @@ class Replay(Document):
 class Verification(Document):
     """The three verdicts, never merged: bytes, record, replay."""
 
+    schema_version: Name
     name: str
     bytes: Literal["intact", "broken", "not-checked"]
     record: Literal["consistent", "incomplete", "inconsistent", "not-checked"]
@@ -120,5 +121,6 @@ class Verification(Document):
     replay: Replay
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
-    facts: dict[str, Scalar] = Field(default_factory=dict)
-    exit_code: int
+    facts: dict[Name, Scalar] = Field(default_factory=dict)
+    exit_code: ExitCode
+    extensions: Extensions | None = None

@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainmem_audit.documents.common import Count, Digest, Document, Name, RelPath, Scalar, Sequence, Timestamp
+from trainmem_audit.documents.common import (
+    SCHEMA_VERSION,
+    Count,
+    Digest,
+    Document,
+    ExitCode,
+    Extensions,
+    Name,
+    OpenDocument,
+    RelPath,
+    Scalar,
+    Sequence,
+    Timestamp,
+)
 from trainmem_audit.documents.steplog import (
     MOST_FOLDERS,
     Command,
@@ -29,6 +42,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "STATEMENT_TYPE",
     "UNLISTED",
+    "DerivedFrom",
     "Manifest",
     "Run",
     "Snapshot",
@@ -42,7 +56,6 @@ BASE = "https://w3id.org/trainmem-audit"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = f"{BASE}/training-run/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-SCHEMA_VERSION = "0.1.0-draft"
 
 CODE_ELSEWHERE = "code imported from outside of the working directory"
 """How an entry of `notRecorded` begins that names code of which the record has nothing."""
@@ -55,13 +68,13 @@ def is_listed(name: str) -> bool:
     return name not in UNLISTED and ("/" in name or not name.startswith(("report.", "verification.")))
 
 
-class Sha256(Document):
-    """The digest set of a subject; ours holds SHA-256 alone."""
+class Sha256(OpenDocument):
+    """The digest set of a subject; ours holds SHA-256 alone, and nothing else is looked at."""
 
     sha256: Digest
 
 
-class Subject(Document):
+class Subject(OpenDocument):
     """One file of the run directory."""
 
     name: RelPath
@@ -75,7 +88,7 @@ class Run(Document):
     started: Timestamp
     finished: Timestamp | None = None
     outcome: Literal["finished", "raised", "exited", "interrupted", "killed"]
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
 
 
 class StepLog(Document):
@@ -96,6 +109,13 @@ class Snapshot(Document):
     step: Count
     file: RelPath
     size: Count
+
+
+class DerivedFrom(Document):
+    """The document of an older version from which this one was migrated: its version, SHA-256 of its canonical form."""
+
+    schema_version: Name
+    sha256: Digest
 
 
 class Manifest(Document):
@@ -120,10 +140,12 @@ class Manifest(Document):
     snapshots: Sequence[Snapshot] = ()
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()
+    derived_from: DerivedFrom | None = None
+    extensions: Extensions | None = None
 
 
-class Statement(Document):
-    """The in-toto Statement v1, as this version writes it."""
+class Statement(OpenDocument):
+    """The in-toto Statement v1; its predicate is closed, the rest of it is in-toto's and open."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Sequence[Subject]

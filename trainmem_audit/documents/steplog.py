@@ -14,8 +14,12 @@ from trainmem_audit.documents.common import (
     Count,
     Digest,
     Document,
+    ExitCode,
+    Extensions,
+    Flag,
     FloatText,
     Name,
+    OpenDocument,
     RelPath,
     Scalar,
     Sequence,
@@ -46,6 +50,7 @@ __all__ = [
     "SourceFile",
     "Step",
     "Stream",
+    "Unknown",
     "parse_line",
 ]
 
@@ -77,7 +82,7 @@ class Argument(Document):
     prefix: CommandText = ""
     text: CommandText | None = None
     path: RelPath | None = None
-    redacted: Literal[True] | None = None
+    redacted: Flag | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -163,7 +168,7 @@ class Folder(Document):
 
     path: RelPath
     names: Annotated[tuple[RelPath, ...], Field(max_length=MOST_NAMES)] = ()
-    partial: Literal[True] | None = None
+    partial: Flag | None = None
 
 
 class SourceFile(Document):
@@ -190,7 +195,7 @@ class Seed(Document):
     call: Name
     site: RelPath
     value: Annotated[str, Field(max_length=400)]
-    imposed: Literal[True] | None = None
+    imposed: Flag | None = None
 
 
 class Begin(Document):
@@ -209,6 +214,7 @@ class Begin(Document):
     environment: Environment
     streams: dict[Name, Stream]
     tensor_budget: Count
+    extensions: Extensions | None = None
 
 
 class Inventory(Document):
@@ -228,6 +234,7 @@ class Inventory(Document):
     files: Sequence[SourceFile] | None = None
     seeds: Sequence[Seed] | None = None
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] | None = None
+    extensions: Extensions | None = None
 
 
 class Epoch(Document):
@@ -240,6 +247,7 @@ class Epoch(Document):
     epoch: Count
     loader: Name
     rng: dict[Name, Digest]
+    extensions: Extensions | None = None
 
 
 class Order(Document):
@@ -262,13 +270,14 @@ class Step(Document):
     t: Literal["step"]
     i: Count
     optimizer: Name | None = None
-    skipped: Literal[True] | None = None
+    skipped: Flag | None = None
     order: Order | None = None
     inputs: Digest | None = None
     state: dict[Name, Digest]
     rng: dict[Name, Digest]
     scalars: dict[Name, Sequence[FloatText]] | None = None
     values: dict[Name, Values] | None = None
+    extensions: Extensions | None = None
 
 
 class Snapshot(Document):
@@ -280,6 +289,7 @@ class Snapshot(Document):
     i: Annotated[int, Field(ge=1, le=2**53 - 1)]
     file: RelPath
     size: Count
+    extensions: Extensions | None = None
 
     @property
     def step(self) -> int:
@@ -296,20 +306,32 @@ class End(Document):
     i: Count
     finished: Timestamp
     outcome: Literal["finished", "raised", "exited", "interrupted"]
-    exit_code: Annotated[int, Field(ge=-255, le=255)]
+    exit_code: ExitCode
     state: dict[Name, Digest]
     rng: dict[Name, Digest]
     values: dict[Name, Values] | None = None
     profile: dict[Name, Scalar] | None = None
     not_recorded: Sequence[str] = ()
+    extensions: Extensions | None = None
 
 
-Line = Begin | Inventory | Epoch | Step | Snapshot | End
-LINE_TYPES: dict[str, type[Line]] = {model.kind: model for model in (Begin, Inventory, Epoch, Step, Snapshot, End)}
+class Unknown(OpenDocument):
+    """A line of a type that a newer minor version has and this one does not: chained, counted, and not understood."""
+
+    chain: Digest
+    t: Name
 
 
-def parse_line(line: bytes, members: dict[str, Any], where: str) -> Line:
-    """Return the model of a line that `canonical.split_line` has parsed to `members`.
+Line = Begin | Inventory | Epoch | Step | Snapshot | End | Unknown
+LINE_TYPES: dict[str, type[Begin | Inventory | Epoch | Step | Snapshot | End]] = {
+    model.kind: model for model in (Begin, Inventory, Epoch, Step, Snapshot, End)
+}
+
+
+def parse_line(
+    line: bytes, members: dict[str, Any], where: str, extra: Literal["ignore", "forbid"] | None = None
+) -> Line:
+    """Return the model of a line that `canonical.split_line` has parsed to `members`; `extra` as in `Document.parse`.
 
     Raises
     ------
@@ -320,5 +342,5 @@ def parse_line(line: bytes, members: dict[str, Any], where: str) -> Line:
     model = LINE_TYPES.get(kind) if isinstance(kind, str) else None
     if model is None:
         raise FormatError("unknown type of line", where=where, expected=" · ".join(LINE_TYPES), got=repr(kind)[:40])
-    parsed: Line = model.parse(line, where)
+    parsed: Line = model.parse(line, where, extra)
     return parsed
