@@ -91,7 +91,7 @@ def odd_names(line: dict[str, Any], i: int) -> None:
 
 KINDS = {
     "plain": steps(plain),
-    "valued": steps(valued, lambda i: {"n": i, "of": [i, -1, True, None, "text", (i / 7).hex(), "1.5", digest(i), {}]}),
+    "valued": steps(valued, lambda i: {"n": i, "of": [i, -1, True, None, "text", (i / 7).hex(), "1.5", digest(0), {}]}),
     "without indices": steps(without_indices),
     "without order": steps(without_order, lambda i: {"größe": [], "x": i * 10**14}),
     "without much": steps(without_much),
