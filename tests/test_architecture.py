@@ -18,8 +18,8 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "merkle", "snapshots", "sizes", "steplog", "sidefiles", "divergence", "checks"),
-    ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
+    ("privacy", "commitments", "merkle", "snapshots", "sizes", "steplog", "sidefiles", "divergence", "checks"),
+    ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
     ("verify", "report", "show", "screen", "doctor", "twice"),
     ("cli", "__main__"),

@@ -114,6 +114,7 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "inputs": tuple(log.inputs.values()),
         "files": tuple(log.files.values()),
         "folders": tuple(log.folders.values()),
+        "commitments": log.commitments,
         "step_logs": (step_log,),
         "snapshots": tuple(
             {"step": line.step, "file": name, "size": line.size} for name, line in log.snapshots.items()

@@ -33,6 +33,7 @@ __all__ = [
     "find_secrets",
     "identity",
     "is_secret_value",
+    "is_unicode",
     "known_identity",
     "last_line",
     "public_line",
@@ -234,7 +235,7 @@ def public_text(text: str) -> str:
     """
     leads = os.path.isabs(text) or "file://" in text.lower() or _CLIMBS.search(text)  # noqa: PTH117
     hidden = leads or find_secrets(text) or _tells(text, known_identity())
-    return REDACTED if hidden or not _is_unicode(text) else text
+    return REDACTED if hidden or not is_unicode(text) else text
 
 
 def public_name(name: str) -> str:
@@ -407,7 +408,7 @@ def _redact(text: str, cwd: Path, names: tuple[str, ...]) -> Argument:
     match = _PREFIX.match(text)
     prefix = match[0] if match else ""
     value = text[len(prefix) :]
-    if not _is_unicode(text) or find_secrets(prefix) or find_identity(prefix, names):
+    if not is_unicode(text) or find_secrets(prefix) or find_identity(prefix, names):
         return Argument(redacted=True)
     if prefix.endswith("=") and value and is_secret_value(prefix, value):  # (1)
         return Argument(prefix=prefix, redacted=True)
@@ -436,7 +437,8 @@ def _assigns_secret(value: str) -> bool:
     return any(not _COUNT_NAME.search(match[0]) for match in _ASSIGNED.finditer(value))
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Return whether a record, which is UTF-8, can hold the text: a path may be any bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

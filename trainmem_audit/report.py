@@ -43,6 +43,7 @@ __all__ = [
     "RunSeries",
     "SeriesCollector",
     "command_line",
+    "fact_text",
     "lifetime_text",
     "package_order",
     "render_html",
@@ -424,6 +425,7 @@ _SIGNATURE: Final = {
     "self": ("note", "own key", "Signed with a key of the machine that made this report: integrity, no identity."),
     "unknown-signer": ("warn", "valid, unknown signer", "The signature is valid; nothing here says whose key it is."),
     "not-checkable": ("off", "not checkable", "No key was at hand to check the signature with."),
+    "revoked": ("bad", "revoked key", "The signature is by a key that was revoked: its holder may be anybody."),
     "invalid": ("bad", "invalid", "The signature does not fit the statement: nobody vouches for what follows."),
 }
 _BYTES: Final = {
@@ -506,6 +508,16 @@ def command_line(command: Command) -> str:
     return " ".join(line)
 
 
+def fact_text(value: Any) -> str:
+    """Return the value of an opened commitment on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {text}" for name, text in value.items())
+    if isinstance(value, (list, tuple)):
+        shown = "; ".join(f"{name}: {text}" for name, text in value[:5])
+        return f"{shown}; and {len(value) - 5} more" if len(value) > 5 else shown
+    return {None: "not known", True: "yes", False: "no"}.get(value, str(value))
+
+
 def lifetime_text(component: Component) -> str:
     """Return a component's lifetime, in steps where the record gives them."""
     steps = _number(component.lifetime_steps)
@@ -586,7 +598,7 @@ def _checks(verification: Verification) -> Iterator[tuple[Check, str, str]]:
 
 def _is_doubtful(verification: Verification) -> bool:
     broken = verification.bytes == "broken" or verification.record == "inconsistent"
-    return broken or verification.signature.state in ("invalid", "not-checkable")
+    return broken or verification.signature.state in ("invalid", "not-checkable", "revoked")
 
 
 def _context(statement: Statement, verification: Verification, series: RunSeries) -> dict[str, Any]:
@@ -648,6 +660,7 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
     environment.filters.update(
         bytes=lambda count: f"{count:,} B",
         caption=_caption,
+        fact=fact_text,
         lifetime=lifetime_text,
         size=size_text,
     )

@@ -85,6 +85,7 @@ class LogSummary:
     seeds: list[Seed] = field(default_factory=list)
     folders: dict[str, Folder] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    commitments: dict[str, str] = field(default_factory=dict)
     _parts: int = 0
 
     def take(self, line: Line) -> None:
@@ -118,6 +119,7 @@ class LogSummary:
         _keep_first(self.files, {item.path: item for item in line.files or ()})
         self.seeds += line.seeds or ()
         self.folders.update({item.path: item for item in line.folders or ()})
+        _keep_first(self.commitments, line.commitments or {})
         known = (
             self.components,
             self.streams,
@@ -127,6 +129,7 @@ class LogSummary:
             self.files,
             self.seeds,
             self.folders,
+            self.commitments,
         )
         self._bound(max(len(names) for names in known))
         if line.profile is not None:
