@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 from tests.tools import Run
 from trainmem_audit.canonical import canonical_bytes, sha256_hex
@@ -28,6 +28,7 @@ from trainmem_audit.documents.manifest import SCHEMA_VERSION
 from trainmem_audit.errors import FormatError
 from trainmem_audit.resources import data_file
 
+Draft202012Validator: Any = importlib.import_module("jsonschema").Draft202012Validator
 VECTORS = Path(__file__).parent / "vectors" / "disclosures"
 SCHEMA = json.loads(data_file("schema", "draft/disclosures.schema.json").read_text("utf-8"))
 SALT = "A" * 22

@@ -131,7 +131,8 @@ def cosign(
     `original` is the key that signed the run, where it is at hand: with its signature too the two are *linked*. Without
     it the co-signature says only that somebody claims the run, which anybody can.
     """
-    predicate = Cosignature(run_id=run_id, signers=tuple(sorted(signers)), time_created=_time(now))
+    keyid = signer.public.keyid
+    predicate = Cosignature(run_id=run_id, key=keyid, signers=tuple(sorted(signers)), time_created=_time(now))
     statement = CosignatureStatement(subject=_subject(payload), predicate_type=COSIGNATURE_TYPE, predicate=predicate)
     line = seal(canonical_bytes(statement.to_json()), PAYLOAD_TYPE, signer)
     return line if original is None else add_signature(line, original, FILE_NAME)
@@ -297,10 +298,12 @@ def _read(where: str, line: bytes, payload: bytes, judges: Judges, findings: lis
     by = verifiers(envelope, keys)
     verified = tuple(dict.fromkeys(key for key in by if key is not None))
     own = [key.keyid for key in judges.own]
+    form = form_findings(line + b"\n", envelope, (), keys, where, by)
+    if isinstance(body, CosignatureStatement):  # its words are those of the key that it names
+        by = tuple(key if key is not None and key.keyid == body.predicate.key else None for key in by)
     signature = judge(envelope, (), judges.trust, own, at=judges.at, verified=by, at_hand=keys)
     if signature.state == "not-checkable":
         signature = signature.model_copy(update={"detail": "not checked: its key is not in the trust file"})
-    form = form_findings(line + b"\n", envelope, (), keys, where, by)
     findings += [
         item.model_copy(update={"severity": "warning", "code": "ATT-FORM"})
         for item in form
@@ -333,11 +336,15 @@ def _candidates(envelope: Envelope, keys: tuple[PublicKey, ...]) -> tuple[Public
 
 
 def _cosigners(lines: Sequence[_Line]) -> tuple[PublicKey, ...]:
-    return tuple(dict.fromkeys(key for line in lines if _is_cosignature(line) for key in line.verified))
-
-
-def _is_cosignature(line: _Line) -> bool:
-    return isinstance(line.body, CosignatureStatement)
+    """Return the keys that co-signed: each in a statement that names it, and that it signed."""
+    found = [
+        key
+        for line in lines
+        if isinstance(line.body, CosignatureStatement)
+        for key in line.verified
+        if key.keyid == line.body.predicate.key
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _judge(line: _Line, judges: Judges, authors: Sequence[PublicKey]) -> Attestation:
@@ -349,8 +356,8 @@ def _judge(line: _Line, judges: Judges, authors: Sequence[PublicKey]) -> Attesta
     body = line.body
     trusted = line.signature.state == "trusted"
     if isinstance(body, CosignatureStatement):
-        linked = bool(set(line.verified) & set(judges.run_keys))
-        detail = _cosignature_detail(line, judges, linked)
+        linked = _is_linked(line, body.predicate.key, judges)
+        detail = _cosignature_detail(line, body.predicate.key, judges, linked)
         members |= {"linked": linked, "created": body.predicate.time_created}
         return Attestation(kind="co-signature", counts=trusted, detail=detail, **members)
     if isinstance(body, VerdictStatement):
@@ -365,13 +372,19 @@ def _judge(line: _Line, judges: Judges, authors: Sequence[PublicKey]) -> Attesta
     return Attestation(kind="other", counts=False, detail=detail, **members)
 
 
-def _cosignature_detail(line: _Line, judges: Judges, linked: bool) -> str:
-    others = [key for key in line.verified if key not in judges.run_keys]
-    if not line.verified:
+def _is_linked(line: _Line, keyid: str, judges: Judges) -> bool:
+    """Return whether the named key and a key of the run have signed the same words, which name the first."""
+    verified = set(line.verified)
+    own = {key.keyid for key in judges.run_keys}
+    return keyid in {key.keyid for key in verified} - own and bool(verified & set(judges.run_keys))
+
+
+def _cosignature_detail(line: _Line, keyid: str, judges: Judges, linked: bool) -> str:
+    if keyid not in {key.keyid for key in line.verified}:
         return line.signature.detail
-    if linked and others:
-        return "the key of the run has signed this too: both belong to one author"
     if linked:
+        return "the key of the run has signed this too: both belong to one author"
+    if keyid in {key.keyid for key in judges.run_keys}:
         return "by the key of the run itself: it adds nobody"
     return "the key of the run has not signed this: whoever it is claims the run"
 

@@ -108,9 +108,14 @@ class VerdictStatement(Head):
 
 
 class Cosignature(_Open):
-    """The predicate of a co-signature: a run, and the keys that had signed it then. `scope` is `author`."""
+    """The predicate of a co-signature: a run, the keys that had signed it then, and the key that stands by it now.
+
+    That `key` is named is what a link rests on: the run's own key, where it signs too, signs the name of the other.
+    Else its signature could be lifted off and put beside anybody's. `scope` is `author`.
+    """
 
     run_id: Name
+    key: Annotated[str, Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
     signers: Annotated[Sequence[Name], Field(max_length=8)]
     scope: Literal["author"] = "author"
     time_created: Timestamp

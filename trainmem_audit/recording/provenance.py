@@ -131,13 +131,14 @@ class _Git:
             if match := _FILTER.fullmatch(name):
                 self._settings |= {f"filter.{match[1]}.{what}": "" for what in ("clean", "smudge", "process")}
                 self._settings[f"filter.{match[1]}.required"] = "false"
-        head = self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip().decode("ascii", "replace")
-        found["git.remote"] = _remote(config, self._branch())
-        if _COMMIT.fullmatch(head):
-            found["git.commit"] = head
-            digest = self._diff_digest(head)
-            found["git.diff"] = digest
-            found["git.dirty"] = None if digest is None else digest != hashlib.sha256().hexdigest()
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # what is known already stays known
+            found["git.remote"] = _remote(config, self._branch())
+            head = self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip().decode("ascii", "replace")
+            if _COMMIT.fullmatch(head):
+                found["git.commit"] = head
+                digest = self._diff_digest(head)
+                found["git.diff"] = digest
+                found["git.dirty"] = None if digest is None else digest != hashlib.sha256().hexdigest()
         return found
 
     def _config(self) -> dict[str, str]:
