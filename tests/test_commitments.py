@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools import Run
+from trainmem_audit.assemble import recover
 from trainmem_audit.canonical import canonical_bytes, sha256_hex
 from trainmem_audit.commitments import (
     MAX_BYTES,
@@ -26,6 +27,7 @@ from trainmem_audit.commitments import (
 from trainmem_audit.documents.disclosures import Disclosure, Disclosures
 from trainmem_audit.documents.manifest import SCHEMA_VERSION
 from trainmem_audit.errors import FormatError
+from trainmem_audit.keys import Signer
 from trainmem_audit.resources import data_file
 
 Draft202012Validator: Any = importlib.import_module("jsonschema").Draft202012Validator
@@ -202,3 +204,24 @@ def test_the_statement_cannot_drop_or_exchange_a_commitment(run: Run) -> None:
     examination = run.examine()
     assert examination.statement is not None
     assert json.loads(line)["commitments"] == examination.statement.predicate.commitments
+
+
+def test_a_killed_run_opens_what_its_log_holds_and_nothing_else(run: Run) -> None:
+    """An opening is on the disk before its digest is in the log; a kill may come between the two."""
+    (run.path / "run.json").unlink()
+    document = json.loads(run.read("disclosures.json"))
+    document["disclosures"].append(opening("inputs", [["train.bin", "/data/train.bin"]]))
+    run.write("disclosures.json", json.dumps(document).encode())
+    cut = recover(run.path, Signer.from_seed(bytes(32))).cut
+    assert cut.keys() == {"disclosures.json"}
+    found = run.examine().verification
+    assert (found.bytes, found.findings) == ("intact", ())
+    assert all(item.opened for item in found.commitments)
+    assert "inputs" not in {item.name for item in found.commitments}
+
+
+def test_recover_leaves_openings_that_fit_as_they_are(run: Run) -> None:
+    before = run.read("disclosures.json")
+    (run.path / "run.json").unlink()
+    assert recover(run.path, Signer.from_seed(bytes(32))).cut == {}
+    assert run.read("disclosures.json") == before

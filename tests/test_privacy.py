@@ -80,7 +80,7 @@ TOKENS["assigned secret"] += [
     shape('parser.add_argument("--api-key", default="', "a8Fk2Lq9Zx7Cv3Bn", '")'),
     shape('hf_token: str = "', "a8Fk2Lq9Zx7Cv3Bn", '"'),
     shape('"client_secret": "', "a8Fk2Lq9Zx7Cv3Bn", '"'),
-    shape("secret='", "wJalrXUtnFEMI/K7MDENG", "'"),
+    shape("secret='", "wJa1rXUtn2EM3/K7MD4NG", "'"),
     shape('api_key=\\"', "a8Fk2Lq9Zx7Cv3Bn", '\\"'),
 ]
 TOKENS |= {
