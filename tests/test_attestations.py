@@ -593,6 +593,41 @@ def test_the_author_cannot_attest_his_own_run(run: Run, tmp_path: Path) -> None:
     assert "run.intoto.jsonl" not in run.names()
 
 
+def test_nobody_attests_on_the_machine_that_recorded(run: Run, tmp_path: Path) -> None:
+    """Another key of the author's is as much the author's."""
+    key = key_file(tmp_path, "id", REVIEWER)
+    found = verify(run.path, "--attest", "--key", str(key), home=run.home)
+    assert (found.code, "run.intoto.jsonl" in run.names()) == (2, False)
+
+
+def test_a_file_beside_a_pack_that_is_too_long_stops_nothing(run: Run, tmp_path: Path) -> None:
+    done = audit("pack", run.path, "--blind", "-o", tmp_path / "x.zip", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "x.intoto.jsonl").write_bytes(b"x" * (att.MAX_BYTES + 1))
+    found = verify(tmp_path / "x.zip", "--allow-untrusted", home=tmp_path / "home")
+    assert (found.code, found.findings) == (0, ["ATT-UNREADABLE x.intoto.jsonl"])
+
+
+def test_openings_that_came_apart_from_a_blind_pack(run: Run, tmp_path: Path) -> None:
+    """At camera-ready: `disclosures.json` beside the zip, or a part of it."""
+    done = audit("pack", run.path, "--blind", "-o", tmp_path / "x.zip", cwd=tmp_path, home=tmp_path / "home")
+    assert "left out of a blind pack: disclosures.json" in done.stderr
+    options = ("--disclosures", str(run.path / "disclosures.json"))
+    for more, opened in (((), False), (options, True)):
+        found = verify(tmp_path / "x.zip", "--allow-untrusted", *more, home=tmp_path / "home")
+        assert found.code == 0
+        assert {item["opened"] for item in found.document["commitments"]} == {opened}
+        shown = audit("show", tmp_path / "x.zip", *more, cwd=tmp_path, home=tmp_path / "home").stdout
+        assert ("7 opened" if opened else "0 opened") in shown
+    (tmp_path / "false.json").write_bytes(
+        (run.path / "disclosures.json").read_bytes().replace(b"train.py", b"other.py")
+    )
+    found = verify(
+        tmp_path / "x.zip", "--allow-untrusted", "--disclosures", str(tmp_path / "false.json"), home=tmp_path
+    )
+    assert (found.code, found.findings[0].split()[0]) == (1, "OPEN-WRONG")
+
+
 def test_sign_links_a_name_to_an_anonymous_key(run: Run, tmp_path: Path) -> None:
     key = key_file(tmp_path, "id", ANN)
     before = {name: run.read(name) for name in run.names()}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tools import Run
+from tests.tools import SCRIPTS, Run, audit, record
 from trainmem_audit.assemble import recover
 from trainmem_audit.canonical import canonical_bytes, sha256_hex
 from trainmem_audit.commitments import (
@@ -225,3 +225,19 @@ def test_recover_leaves_openings_that_fit_as_they_are(run: Run) -> None:
     (run.path / "run.json").unlink()
     assert recover(run.path, Signer.from_seed(bytes(32))).cut == {}
     assert run.read("disclosures.json") == before
+
+
+def test_a_run_can_do_without_commitments(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = record(SCRIPTS / "tiny.py", tmp_path, home=home, options=("--no-commitments",))
+    assert not (path / "disclosures.json").exists()
+    examination = Run(path, home).examine()
+    assert examination.statement is not None
+    assert examination.statement.predicate.commitments == {}
+    assert any("--no-commitments" in text for text in examination.statement.predicate.not_recorded)
+    assert examination.verification.exit_code == 0
+
+
+def test_an_anonymous_run_takes_no_key_of_one_s_own(tmp_path: Path) -> None:
+    done = audit("record", "--anonymous", "--key", "id", "train.py", cwd=tmp_path, home=tmp_path)
+    assert (done.returncode, "--anonymous makes a fresh key" in done.stderr) == (2, True)

@@ -58,7 +58,7 @@ def policy_for(
     from dataclasses import replace
 
     from trainmem_audit import keys, trust
-    from trainmem_audit.attestations import read_beside
+    from trainmem_audit.attestations import MAX_BYTES
     from trainmem_audit.verify import Policy
 
     own = tuple(keys.own_keys())
@@ -71,7 +71,7 @@ def policy_for(
         allow_changed_source=allow_changed_source,
         threshold=threshold,
         at=None if at is None else trust.parse_moment(at),
-        attestations=tuple((path.name, read_beside(path)) for path in attestations),
+        attestations=tuple((path.name, _first_of(path, MAX_BYTES)) for path in attestations),
         disclosures=None if disclosures is None else (disclosures.name, _openings(disclosures)),
     )
 
@@ -81,8 +81,13 @@ def _openings(path: Path) -> bytes:
 
     if not path.is_file():
         raise UsageError("no such file", where=f"--disclosures {path}")
+    return _first_of(path, MAX_BYTES)
+
+
+def _first_of(path: Path, most: int) -> bytes:
+    """Return a file, or so much of it that whoever judges it sees that it is too long."""
     with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
+        return file.read(most + 1)
 
 
 def attestations_beside(run: Path, more: Sequence[Path] | None) -> list[Path]:
@@ -215,11 +220,12 @@ def _attest(run: Path, found: Examination, reviewer: Signer) -> None:
     """Sign the verdict and write it where others' attestations lie; the author's own files stay as they are."""
     from trainmem_audit.attestations import append, beside, verdict
 
-    if reviewer.public in (*found.run_keys, *found.attested.cosigners):
+    own = found.signature.state == "self" or reviewer.public in (*found.run_keys, *found.attested.cosigners)
+    if own:
         raise UsageError(
-            "this key signed or co-signed the run, and nobody is his own reviewer; nothing was attested",
+            "a key of yours signed or co-signed the run, and nobody is his own reviewer; nothing was attested",
             got=reviewer.public.keyid,
-            remedy="attest with a key that has nothing to do with the run: --key FILE",
+            remedy="let somebody else attest it, with a key that has nothing to do with the run",
         )
     place = beside(run)
     append(place, verdict(found.payload, found.verification, reviewer))
