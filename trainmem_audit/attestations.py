@@ -64,7 +64,7 @@ __all__ = [
 MAX_BYTES: Final = 4 * 2**20
 MAX_LINES: Final = 256
 MAX_LINE: Final = 64 * 2**10
-MAX_TRIED: Final = 64
+MAX_TRIED: Final = 16
 """A line is tried with the keys that its key ids name and this many others: a long trust file must not cost hours."""
 
 
@@ -272,13 +272,11 @@ def _split(name: str, data: bytes, findings: list[Finding]) -> Iterator[tuple[st
     if len(data) > MAX_BYTES:
         findings.append(_warning("ATT-UNREADABLE", name, f"longer than {MAX_BYTES} bytes; none of it was read"))
         return
-    lines = data.split(b"\n")
-    rest = lines.pop()
-    if rest:
-        findings.append(_warning("ATT-UNREADABLE", f"{name}:{len(lines) + 1}", "the last line is torn"))
-    if len(lines) > MAX_LINES:
-        findings.append(_warning("ATT-UNREADABLE", f"{name}:{MAX_LINES + 1}", "the lines from here on were not read"))
-    yield from ((f"{name}:{number}", line) for number, line in enumerate(lines[:MAX_LINES], 1))
+    lines = data.split(b"\n", MAX_LINES)
+    if rest := lines.pop():
+        message = "the lines from here on were not read" if len(lines) == MAX_LINES else "the last line is torn"
+        findings.append(_warning("ATT-UNREADABLE", f"{name}:{len(lines) + 1}", message, got=f"{len(rest)} bytes"))
+    yield from ((f"{name}:{number}", line) for number, line in enumerate(lines, 1))
 
 
 def _read(where: str, line: bytes, payload: bytes, judges: Judges, findings: list[Finding]) -> _Line | None:
