@@ -211,7 +211,7 @@ def test_a_killed_run_opens_what_its_log_holds_and_nothing_else(run: Run) -> Non
     (run.path / "run.json").unlink()
     document = json.loads(run.read("disclosures.json"))
     document["disclosures"].append(opening("inputs", [["train.bin", "/data/train.bin"]]))
-    run.write("disclosures.json", json.dumps(document).encode())
+    run.write("disclosures.json", json.dumps(document, indent=2).encode())
     cut = recover(run.path, Signer.from_seed(bytes(32))).cut
     assert cut.keys() == {"disclosures.json"}
     found = run.examine().verification
