@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+SECONDS ?= 600
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test test-full lint bench clean
+.PHONY: help venv install demo test test-full fuzz lint bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -24,6 +25,10 @@ test: lint ## lint, then the tests that CI runs
 
 test-full: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+fuzz: $(STAMP) ## fuzz everything that reads hostile files, for SECONDS=600 in all; TARGETS="zip log" for some
+	$(BIN)/python -m pip install --quiet 'atheris>=3'
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/python -m ruff check .

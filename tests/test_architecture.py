@@ -18,7 +18,10 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "commitments", "merkle", "snapshots", "sizes", "steplog", "sidefiles", "divergence", "checks"),
+    (
+        *("privacy", "commitments", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence"),
+        "checks",
+    ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
     ("verify", "report", "show", "screen", "doctor", "twice"),

@@ -192,7 +192,7 @@ def test_a_variable_that_loads_code_is_never_imposed(
     hostile = signed.environment.model_copy(update={"variables": {name: "/tmp/evil", "MY_LR": "0.3"}})
     manifest = signed.model_copy(update={"environment": hostile})
     assert child.chosen_variables(manifest) == ({"MY_LR": "0.3"}, [name])
-    assert name not in child._environment(manifest, tmp_path)
+    assert name not in child._environment(manifest)
 
 
 def test_a_difference_without_a_recorded_variable_decides_nothing(tmp_path: Path, home: Path) -> None:

@@ -55,7 +55,7 @@ def test_only_the_numeric_profile_is_taken_from_a_recorded_environment(
     signed = builders.statement().predicate
     recorded = {"LD_PRELOAD": "/tmp/evil.so", "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3; rm -rf /", "BASH_ENV": "x"}
     hostile = signed.environment.model_copy(update={"variables": recorded})
-    found = child._environment(signed.model_copy(update={"environment": hostile}), tmp_path)
+    found = child._environment(signed.model_copy(update={"environment": hostile}))
     assert found["OMP_NUM_THREADS"] == "3"
     assert not {"LD_PRELOAD", "MKL_NUM_THREADS", "BASH_ENV"} & found.keys()
 

@@ -37,8 +37,8 @@ def lay(folder: Path) -> Path:
     return folder
 
 
-def zipped(path: Path, files: dict[str, bytes], prefix: str = "") -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def zipped(path: Path, files: dict[str, bytes], prefix: str = "", method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in files.items():
             archive.writestr(prefix + name, data)
     return path
@@ -249,11 +249,14 @@ def test_other_methods_are_refused(tmp_path: Path, method: int) -> None:
         open_run(with_entry(tmp_path / "a.zip", change))
 
 
-def patched(path: Path, offset_in_central: int, value: bytes) -> Path:
-    """Change a field of the last central directory record (APPNOTE § 4.3.12)."""
+def patched(path: Path, offset_in_central: int, value: bytes, own: bool = True) -> Path:
+    """Change a field of the last record of the directory (APPNOTE § 4.3.12), and of its entry's header (§ 4.3.7)."""
     data = bytearray(path.read_bytes())
-    at = bytes(data).rindex(b"PK\x01\x02") + offset_in_central
-    data[at : at + len(value)] = value
+    places = [bytes(data).rindex(b"PK\x01\x02") + offset_in_central]
+    if own:
+        places.append(bytes(data).rindex(b"PK\x03\x04") + offset_in_central - 2)
+    for at in places:
+        data[at : at + len(value)] = value
     path.write_bytes(data)
     return path
 
@@ -287,10 +290,48 @@ def test_an_entry_that_declares_too_much_is_refused(tmp_path: Path) -> None:
         reader.read("run.json", 100)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(8, b"\x08\x00"), (10, b"\x00\x00"), (16, bytes(4)), (20, bytes(4)), (24, bytes(4)), (46, b"R")],
+)
+def test_a_directory_that_differs_from_an_entry_is_refused(tmp_path: Path, field: int, value: bytes) -> None:
+    """Flags, method, checksum, sizes, name: else two programs unpack two different runs."""
+    path = zipped(tmp_path / "a.zip", {"run.json": b"{}" * 99})
+    with pytest.raises(FormatError):
+        open_run(patched(path, field, value, own=False))
+
+
+def test_something_behind_the_packed_data_of_an_entry_is_refused(tmp_path: Path) -> None:
+    """Deflated data say where they end; what follows within the entry would be an entry for who reads a stream."""
+    path = tmp_path / "a.zip"
+    packed = zlib.compress(b"{}", 6, -15) + b"more"
+    zipped(path, {"run.json": packed}, method=zipfile.ZIP_STORED)
+    for field, value in ((10, b"\x08\x00"), (16, struct.pack("<L", zlib.crc32(b"{}"))), (24, struct.pack("<L", 2))):
+        patched(path, field, value)
+    with open_run(path) as reader, pytest.raises(FormatError, match="damaged"):
+        reader.read("run.json", 100)
+
+
+def test_a_descriptor_that_says_something_else_is_refused(tmp_path: Path) -> None:
+    path = streamed(tmp_path / "a.zip")
+    data = path.read_bytes()
+    at = data.index(b"PK\7\x08")
+    for offset in range(4, 16):
+        path.write_bytes(data[: at + offset] + bytes([data[at + offset] ^ 1]) + data[at + offset + 1 :])
+        with pytest.raises(FormatError):
+            open_run(path)
+
+
+def test_a_directory_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "MAX_DIRECTORY", 100)
+    with pytest.raises(FormatError, match="too long a directory"):
+        open_run(zipped(tmp_path / "a.zip", FILES))
+
+
 def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"run.json": b"{}", "b.json": b"{}"})
     with pytest.raises(FormatError, match="overlap"):
-        open_run(patched(path, 42, struct.pack("<L", 0)))
+        open_run(patched(path, 42, struct.pack("<L", 0), own=False))
 
 
 def test_a_zip_behind_another_file_is_refused(tmp_path: Path) -> None:
@@ -410,29 +451,35 @@ def test_a_zip_whose_entry_has_a_second_name_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(FILES))
-def test_an_entry_whose_own_name_is_no_utf8_is_damaged(tmp_path: Path, name: str) -> None:
+def test_an_entry_whose_own_name_is_no_utf8_is_refused(tmp_path: Path, name: str) -> None:
     def change(data: bytearray) -> None:
         at = data.index(name.encode())
         data[at - 30 + 7] |= 8  # the flag that says UTF-8: APPNOTE § 4.4.4, bit 11
         data[at] = 0xFF
 
-    with open_run(edited(tmp_path / "a.zip", change)) as reader, pytest.raises(FormatError, match="damaged"):
-        reader.sha256(name)
+    with pytest.raises(FormatError, match="says something else than the directory"):
+        open_run(edited(tmp_path / "a.zip", change))
 
 
-def test_a_zip_from_a_stream_has_descriptors_and_is_read(tmp_path: Path) -> None:
+def streamed(path: Path) -> Path:
+    """Write a zip of `FILES` into a stream that cannot go back: what is known late stands in descriptors."""
+
     class Stream(io.RawIOBase):
         def writable(self) -> bool:
             return True
 
         def write(self, data: Any) -> int:
-            with (tmp_path / "a.zip").open("ab") as file:
+            with path.open("ab") as file:
                 return file.write(data)
 
     with zipfile.ZipFile(io.BufferedWriter(Stream()), "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in FILES.items():
             archive.writestr(name, data)
-    with open_run(tmp_path / "a.zip") as reader:
+    return path
+
+
+def test_a_zip_from_a_stream_has_descriptors_and_is_read(tmp_path: Path) -> None:
+    with open_run(streamed(tmp_path / "a.zip")) as reader:
         assert {name: reader.read(name, 10_000) for name in reader.names()} == FILES
 
 

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainmem_audit.documents.steplog import Line
 from trainmem_audit.rundir import DirectoryReader, RunReader
 from trainmem_audit.trust import Trust
 from trainmem_audit.verify import Examination, Policy, examine
@@ -80,9 +81,15 @@ def verify(path: Path, *options: str, home: Path) -> Verified:
     return Verified(done.returncode, document, done.stdout, done.stderr)
 
 
-def examined(reader: RunReader, *, allow_untrusted: bool = True, trust: Trust | None = None) -> Examination:
+def examined(
+    reader: RunReader,
+    *,
+    allow_untrusted: bool = True,
+    trust: Trust | None = None,
+    watch: Callable[[Line], None] = lambda _: None,
+) -> Examination:
     """Verify in this process, as a machine that has no keys of its own."""
-    return examine(reader, Policy(trust=trust or Trust(()), allow_untrusted=allow_untrusted))
+    return examine(reader, Policy(trust=trust or Trust(()), allow_untrusted=allow_untrusted), watch=watch)
 
 
 @dataclass(frozen=True)

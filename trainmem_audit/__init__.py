@@ -6,7 +6,8 @@ The architecture, from the ground up; a module imports only from lower layers (`
   `text` (what a record says, made fit to be shown)
 - L1 `documents`: frozen, strict models of every file that we read or write
 - L2 pure functions, no torch: `privacy`, `commitments` (salted digests and their openings), `merkle`, `steplog`,
-  `sidefiles`, `snapshots`, `divergence` (two step logs → the first difference), `sizes` (how large it is)
+  `lineforms` (step lines that are like one before), `sidefiles`, `snapshots`, `divergence` (two step logs → the first
+  difference), `sizes` (how large it is)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `attestations` (what others sign about a run), `rundir` (directories
   and zips, read and written safely), `runs` (lines and statements of a run), `packing`, `assemble` (closes and signs a
   run)

@@ -203,7 +203,7 @@ def _read_log(reader: DirectoryReader) -> LogSummary:
     with reader.open("steps.jsonl") as file:
         for line, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), "steps.jsonl"):
             if whole:
-                log.read(line)
+                log.check(line)
     return log.finish()
 
 

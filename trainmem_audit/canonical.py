@@ -25,12 +25,16 @@ from trainmem_audit.errors import FormatError
 __all__ = [
     "CHAIN_START",
     "canonical_bytes",
+    "canonical_value_digest",
     "chain_digest",
     "component_digest",
     "content_digest",
     "first_changed_line",
     "float_text",
+    "joined_component_digest",
+    "line_body",
     "line_bytes",
+    "line_chain",
     "line_marks",
     "loads_strict",
     "parse_float_text",
@@ -182,7 +186,17 @@ def split_line(line: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         )
     if not (line.startswith(_CHAIN_PREFIX) and line[_CHAIN_END : _CHAIN_END + 2] == b'",'):
         raise FormatError("the line does not begin with a chain digest", where=where)
-    return members, b"{" + line[_CHAIN_END + 2 :]
+    return members, line_body(line)
+
+
+def line_body(line: bytes) -> bytes:
+    """Return the *body* of a canonical line, which begins with its chain digest: the line without `chain`."""
+    return b"{" + line[_CHAIN_END + 2 :]
+
+
+def line_chain(line: bytes) -> bytes:
+    """Return the chain digest with which a canonical line begins, in hex."""
+    return line[len(_CHAIN_PREFIX) : _CHAIN_END]
 
 
 def chain_digest(previous: bytes, body: bytes) -> bytes:
@@ -192,14 +206,22 @@ def chain_digest(previous: bytes, body: bytes) -> bytes:
 
 def component_digest(header: bytes, tensor_digests: Iterable[bytes]) -> bytes:
     """Return a component's digest: derive-key BLAKE3 of (digest of its canonical header, then its tensors' digests)."""
-    hasher = blake3(blake3(header).digest(), derive_key_context=COMPONENT_CONTEXT)
-    hasher.update(b"".join(tensor_digests))
-    return hasher.digest()
+    return joined_component_digest(blake3(header).digest(), b"".join(tensor_digests))
+
+
+def joined_component_digest(header_digest: bytes, tensor_digests: bytes) -> bytes:
+    """Return the `component_digest` of a header that was hashed before and of tensor digests that lie together."""
+    return blake3(header_digest + tensor_digests, derive_key_context=COMPONENT_CONTEXT).digest()
 
 
 def value_digest(value: Any) -> bytes:
     """Return the digest of a component that is values and no tensors (hyper-parameters, a scheduler's counters)."""
-    return blake3(line_bytes(value), derive_key_context=VALUE_CONTEXT).digest()
+    return canonical_value_digest(line_bytes(value))
+
+
+def canonical_value_digest(data: bytes) -> bytes:
+    """Return the `value_digest` of the values whose canonical form is `data`."""
+    return blake3(data, derive_key_context=VALUE_CONTEXT).digest()
 
 
 def content_digest(parts: Iterable[bytes]) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.canonical import canonical_bytes, component_digest, parse_float_text
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
 from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step, Stream
 from trainmem_audit.errors import FormatError
@@ -27,6 +27,9 @@ __all__ = ["GRADIENT_PATH", "Comparison", "Group", "TensorLookup", "groups", "tr
 GRADIENT_PATH = "gradient path"
 _KERNEL_DIMENSIONS = 3
 """From how many dimensions a parameter is the kernel of a convolution: output channels, input channels, extents."""
+
+MOST_EPOCHS = 2**18
+"""How many random streams the epochs between two steps may tell of: they are held until the step is there."""
 
 TensorLookup = Callable[[int], bytes | None]
 """Gives the tensor digests of a step (a frame of `tensors.b3`), or `None` where they were not kept."""
@@ -76,12 +79,39 @@ _GRADIENT_EXPLANATION = (
 
 @dataclass
 class Group:
-    """The lines that lead to one `step` or `end` line, and that line (`None` if the log stops before it)."""
+    """What leads to one `step` or `end` line, and that line (`None` if the log stops before it).
 
-    streams: dict[str, Stream] = field(default_factory=dict)
-    inventories: list[Inventory] = field(default_factory=list)
+    `streams` are digests of start states, `state` are the digests of components before the step.
+    """
+
+    streams: dict[str, str] = field(default_factory=dict)
+    components: dict[str, Component] = field(default_factory=dict)
+    loaders: dict[str, Loader] = field(default_factory=dict)
+    state: dict[str, str] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
     last: Step | End | None = None
+    _weight: int = 0
+
+    def take(self, line: Begin | Inventory) -> None:
+        """Add what a line introduces; many lines that say the same take no more memory than one."""
+        for name, stream in (line.streams or {}).items():
+            self.streams.setdefault(name, _stream_digest(stream))
+        if isinstance(line, Inventory):
+            self.components.update(line.components or {})
+            self.loaders.update(line.loaders or {})
+            self.state.update(line.state or {})
+
+    def begin_epoch(self, line: Epoch) -> None:
+        """Add the beginning of an epoch."""
+        self._weight += 1 + len(line.rng)
+        if self._weight > MOST_EPOCHS:
+            raise FormatError(
+                "too many epochs without a step", where=f"step {line.i}", expected=f"at most {MOST_EPOCHS}"
+            )
+        self.epochs.append(line)
+
+    def __bool__(self) -> bool:
+        return bool(self.components or self.loaders or self.state or self.epochs or self.last)
 
 
 def groups(lines: Iterable[Line]) -> Iterator[Group]:
@@ -89,18 +119,15 @@ def groups(lines: Iterable[Line]) -> Iterator[Group]:
     group = Group()
     for line in lines:
         match line:
-            case Begin():
-                group.streams.update(line.streams)
-            case Inventory():
-                group.inventories.append(line)
-                group.streams.update(line.streams or {})
+            case Begin() | Inventory():
+                group.take(line)
             case Epoch():
-                group.epochs.append(line)
+                group.begin_epoch(line)
             case Step() | End():
                 group.last = line
                 yield group
                 group = Group()
-    if group.inventories or group.epochs:
+    if group:
         yield group
 
 
@@ -116,16 +143,14 @@ class _Side:
     state: dict[str, str] = field(default_factory=dict)
 
     def take(self, group: Group) -> None:
-        self.start = {}
-        for name, stream in group.streams.items():
-            self.streams.setdefault(name, _stream_digest(stream))
-        for line in group.inventories:
-            for name, component in (line.components or {}).items():
-                self.components[name] = component
-                if component.values is not None:
-                    self.values[name] = component.values
-            self.loaders.update(line.loaders or {})
-            self.start.update(line.state or {})
+        self.start = group.state
+        for name, digest in group.streams.items():
+            self.streams.setdefault(name, digest)
+        for name, component in group.components.items():
+            self.components[name] = component
+            if component.values is not None:
+                self.values[name] = component.values
+        self.loaders.update(group.loaders)
         if group.last is not None:
             self.values.update(group.last.values or {})
             self.state = group.last.state
@@ -336,12 +361,20 @@ class Comparison:
 
     @staticmethod
     def _frame(side: _Side, lookup: TensorLookup, step: int) -> dict[str, list[bytes]]:
-        """Return the tensor digests of one side at a step by component; nothing where they were not kept."""
+        """Return the tensor digests of one side at a step by component; nothing where they were not kept.
+
+        Only those that give the component's digest in the log: the file beside it may be another one.
+        """
         data = lookup(step)
         counts = [(name, len(side.components[name].tensors or ())) for name in sorted(side.state)]
         if data is None or len(data) != 32 * sum(count for _, count in counts):
             return {}
-        return split_digests(data, counts)
+        return {
+            name: digests
+            for name, digests in split_digests(data, counts).items()
+            if digests
+            and component_digest(canonical_bytes(side.components[name].tensors), digests).hex() == side.state[name]
+        }
 
     def _component(self, item: _Item, a: dict[str, list[bytes]], b: dict[str, list[bytes]]) -> ComponentDifference:
         left, right = (side.components.get(item.name) for side in self._sides)

@@ -14,23 +14,24 @@ class MerkleTree:
     """
 
     def __init__(self) -> None:
-        self._full: list[tuple[int, bytes]] = []  # (height, hash) of the complete subtrees, tallest first
+        self._full: list[bytes] = []  # the hashes of the complete subtrees, tallest first: one for each bit of the size
         self.size = 0
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf: its raw bytes, not its hash."""
-        height, node = 0, hashlib.sha256(b"\x00" + leaf).digest()
-        while self._full and self._full[-1][0] == height:
-            node = hashlib.sha256(b"\x01" + self._full.pop()[1] + node).digest()
-            height += 1
-        self._full.append((height, node))
+        node = hashlib.sha256(b"\x00" + leaf).digest()
+        size = self.size
+        while size & 1:
+            node = hashlib.sha256(b"\x01" + self._full.pop() + node).digest()
+            size >>= 1
+        self._full.append(node)
         self.size += 1
 
     def root(self) -> bytes:
         """Return the Merkle tree hash of the leaves so far (32 bytes)."""
         if not self._full:
             return hashlib.sha256().digest()
-        node = self._full[-1][1]
-        for _, left in reversed(self._full[:-1]):
+        node = self._full[-1]
+        for left in reversed(self._full[:-1]):
             node = hashlib.sha256(b"\x01" + left + node).digest()
         return node

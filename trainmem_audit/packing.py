@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trainmem_audit.canonical import loads_strict
+from trainmem_audit.canonical import loads_strict, sha256_hex
 from trainmem_audit.commitments import MAX_BYTES as MAX_OPENINGS
 from trainmem_audit.commitments import parse_disclosures
 from trainmem_audit.documents.attestations import FILE_NAME as ATTESTATIONS
@@ -90,18 +90,21 @@ def pack(
     """
     _check_places(run_dir, out)
     with DirectoryReader(run_dir) as reader:
-        digests = _signed_digests(reader)
+        data = reader.read("run.json", MAX_BYTES)
+        digests = _signed_digests(reader, data)
         disclosures = _disclosures(reader)
         blind = disclosures.anonymous if blind is None else blind
         kept_back = tuple(name for name in reader.names() if blind and name in _NAMING)
         wanted = (set(digests) | UNLISTED) - set(kept_back)
         files = tuple(name for name in reader.names() if name in wanted)
+        expected = {name: digests.get(name) or reader.sha256(name) for name in files}
+        expected["run.json"] = sha256_hex(data)  # what was read and searched is what is packed
         found = find_in_run(reader, files)
         allowed = {True: allow_identity, False: allow_secrets}
         stopping = tuple(item for item in found if not allowed[item.kind == NAME_KIND])
         if stopping:
             raise _refusal(stopping)
-        _write_zip(reader, files, digests, out)
+        _write_zip(reader, expected, out)
         left_out = tuple(name for name in reader.names() if name not in wanted and name not in kept_back)
     opened = () if blind else tuple(item.name for item in disclosures.disclosures if item.value is not None)
     return PackResult(out, out.stat().st_size, files, left_out, found, kept_back, opened)
@@ -134,10 +137,10 @@ def _check_places(run_dir: Path, out: Path) -> None:
         raise UsageError("no such folder", where=str(out.parent), remedy="make it first")
 
 
-def _signed_digests(reader: RunReader) -> dict[str, str]:
-    """Return what `run.json` lists: names to SHA-256. All of them must be there."""
+def _signed_digests(reader: RunReader, data: bytes) -> dict[str, str]:
+    """Return what `run.json`, which holds `data`, lists: names to SHA-256. All of them must be there."""
     where = f"{reader.label}: run.json"
-    envelope = parse_envelope(reader.read("run.json", MAX_BYTES), where)
+    envelope = parse_envelope(data, where)
     statement = loads_strict(envelope.payload, f"{where}: payload")
     try:
         digests = {_text(item["name"]): _text(item["digest"]["sha256"]) for item in statement["subject"]}
@@ -204,13 +207,13 @@ def _refusal(found: tuple[Secret, ...]) -> UsageError:
     )
 
 
-def _write_zip(reader: RunReader, files: tuple[str, ...], digests: dict[str, str], out: Path) -> None:
+def _write_zip(reader: RunReader, digests: dict[str, str], out: Path) -> None:
     aside = out.with_name(f".{out.name[:100]}.{secrets.token_hex(8)}")
     try:
         with aside.open("xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-                for name in files:
-                    _add(archive, reader, name, digests.get(name))
+                for name, digest in digests.items():
+                    _add(archive, reader, name, digest)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(out)
@@ -218,8 +221,8 @@ def _write_zip(reader: RunReader, files: tuple[str, ...], digests: dict[str, str
         aside.unlink(missing_ok=True)
 
 
-def _add(archive: zipfile.ZipFile, reader: RunReader, name: str, expected: str | None) -> None:
-    """Copy one file, hashed on its way; `expected` is its signed digest."""
+def _add(archive: zipfile.ZipFile, reader: RunReader, name: str, expected: str) -> None:
+    """Copy one file, hashed on its way; `expected` is its digest, the signed one where it has one."""
     info = zipfile.ZipInfo(name, _EPOCH)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.create_system = 3  # unix, whatever this machine is
@@ -230,7 +233,7 @@ def _add(archive: zipfile.ZipFile, reader: RunReader, name: str, expected: str |
         while piece := source.read(_CHUNK):
             hasher.update(piece)
             target.write(piece)
-    if expected not in (None, hasher.hexdigest()):
+    if hasher.hexdigest() != expected:
         raise FormatError(
             "the file is not what was signed",
             where=f"{reader.label}: {name}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import io
+import itertools
 import os
 import secrets
 import stat
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, Final, Self, TypeVar, cast
+from typing import Any, BinaryIO, Final, Self, TypeVar, cast
 
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.text import safe_text
@@ -45,13 +46,23 @@ MAX_TOTAL: Final = 2**40
 FREE_TOTAL: Final = 256 * 2**20
 MAX_RATIO: Final = 100
 """A zip may declare 256 MiB, or a hundred times its size: text and indices stay far below that."""
+MAX_DIRECTORY: Final = 32 * 2**20
+"""The longest table of contents of a zip: `zipfile` takes a dozen times its length in memory."""
 
 _T = TypeVar("_T")
 _CHUNK: Final = 2**20
-_LOCAL_HEADER: Final = struct.Struct("<4s22xHH")  # what stands before an entry's name: APPNOTE § 4.3.7
+_PACKED_CHUNK: Final = 2**16
+_LOCAL_HEADER: Final = struct.Struct("<4s2xHH4x3LHH")  # what stands before an entry's name: APPNOTE § 4.3.7
+_DESCRIPTORS: Final = (struct.Struct("<3L"), struct.Struct("<LQQ"))  # what may follow an entry's data: APPNOTE § 4.3.9
+_END_RECORD: Final = struct.Struct("<4s8xLLH")
+_END_RECORD_64: Final = struct.Struct("<4s36xQ8x")
+_END_LOCATOR: Final = 20
+_IN_64_BITS: Final = 2**32 - 1
+_SIZES_64: Final = 1
 _UNICODE_PATH: Final = 0x7075
-_DESCRIPTORS: Final = (12, 16, 20, 24)  # bytes after an entry's data: APPNOTE § 4.3.9
-_END_RECORD: Final = struct.Struct("<4s16xH")
+_HAS_DESCRIPTOR: Final = 8
+_UTF_8: Final = 0x800
+_MEANT_ALIKE: Final = 0x61 | _HAS_DESCRIPTOR | _UTF_8  # the flags that change how an entry is read: APPNOTE § 4.4.4
 _DAMAGED: Final = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, RuntimeError, ValueError,
 )  # fmt: skip
@@ -210,6 +221,7 @@ class DirectoryReader(RunReader):
         self.label = safe_text(path.name or str(path))
         self._path = path
         self._sizes: dict[str, int] = {}
+        self._seen = 0
         found: list[tuple[str, int]] = []
         self._scan(path, "", found)
         self._names = check_names((name for name, _ in found), self.label)
@@ -218,9 +230,13 @@ class DirectoryReader(RunReader):
     def _scan(self, folder: Path, prefix: str, found: list[tuple[str, int]]) -> None:
         try:
             with os.scandir(folder) as entries:
-                listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+                few = itertools.islice(entries, MAX_FILES + 1 - self._seen)
+                listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in few]
         except OSError as error:
             raise self._unreadable(prefix.rstrip("/"), error) from None
+        self._seen += len(listed)
+        if self._seen > MAX_FILES:
+            raise FormatError("too many files and folders", where=self.label, expected=f"at most {MAX_FILES}")
         for base, status in listed:
             name = check_name(prefix + base, self.label)
             if stat.S_ISDIR(status.st_mode):
@@ -228,8 +244,6 @@ class DirectoryReader(RunReader):
             else:
                 self._require_regular(status, name)
                 found.append((name, status.st_size))
-            if len(found) > MAX_FILES:
-                raise FormatError("too many files", where=self.label, expected=f"at most {MAX_FILES}")
 
     def _require_regular(self, status: os.stat_result, name: str) -> None:
         if not stat.S_ISREG(status.st_mode):
@@ -327,31 +341,34 @@ class DirectoryReader(RunReader):
 
 
 class ZipReader(RunReader):
-    """A run in a zip, at its top or in one top-level folder. The whole table of contents is judged first."""
+    """A run in a zip, at its top or in one top-level folder. The whole table of contents is judged first.
+
+    `zipfile` reads the table of contents and nothing else. The entries are read here, so that all that a zip says in
+    two places (directory, entry, descriptor, the end of the packed data) is one and the same: whoever unpacks it with
+    another program gets the files that were checked.
+    """
 
     def __init__(self, path: Path) -> None:
         self.label = safe_text(path.name)
+        self._file = path.open("rb")
+        self._starts: dict[int, int] = {}
         try:
-            self._zip = zipfile.ZipFile(path)
-        except _DAMAGED as error:
-            raise FormatError("not a readable zip", where=self.label, got=str(error)) from None
-        try:
-            self._members = self._judge(path.stat().st_size)
+            self._members = _guarded(self.label, self._judge, "not a readable zip")
             self._names = check_names(self._members, self.label)
-        except _DAMAGED as error:
-            self._zip.close()
-            raise FormatError("not a readable zip", where=self.label, got=str(error)) from None
         except FormatError:
-            self._zip.close()
+            self._file.close()
             raise
 
-    def _judge(self, archive_size: int) -> dict[str, zipfile.ZipInfo]:
-        infos = self._zip.infolist()
+    def _judge(self) -> dict[str, zipfile.ZipInfo]:
+        archive_size = self._file.seek(0, os.SEEK_END)
+        self._judge_end(archive_size)
+        with zipfile.ZipFile(self._file) as archive:
+            infos, start_dir = archive.infolist(), archive.start_dir
         if len(infos) > MAX_FILES:
             raise self._refused("too many entries", f"at most {MAX_FILES}", str(len(infos)))
         for info in infos:
             self._judge_entry(info)
-        self._judge_layout(infos, archive_size)
+        self._judge_layout(infos, start_dir)
         total = sum(info.file_size for info in infos)
         bound = min(MAX_TOTAL, max(FREE_TOTAL, MAX_RATIO * archive_size))
         if total > bound:
@@ -361,6 +378,20 @@ class ZipReader(RunReader):
         if twice:
             raise self._refused("an entry occurs twice", "unique names", ascii(twice[0][:200]))
         return self._without_top(files)
+
+    def _judge_end(self, archive_size: int) -> None:
+        """Look at the end of the zip before anybody believes it: nothing after it, and a directory of bounded length.
+
+        APPNOTE § 4.3.14 to § 4.3.16.
+        """
+        at = archive_size - _END_RECORD.size
+        magic, length, start, comment = self._at(at, _END_RECORD)
+        if magic != b"PK\5\6" or comment:
+            raise self._refused("something after the end of the zip", "a zip without comment", "a comment or more")
+        if _IN_64_BITS in (length, start) and self._bytes(at - _END_LOCATOR, 4) == b"PK\6\7":
+            _, length = self._at(at - _END_LOCATOR - _END_RECORD_64.size, _END_RECORD_64)
+        if length > MAX_DIRECTORY:
+            raise self._refused("too long a directory", f"at most {MAX_DIRECTORY} bytes", str(length))
 
     def _judge_entry(self, info: zipfile.ZipInfo) -> None:
         name = info.orig_filename
@@ -378,44 +409,67 @@ class ZipReader(RunReader):
         if info.is_dir() and info.file_size:
             raise self._refused("a folder with content", "no bytes", ascii(name[:200]))
 
-    def _judge_layout(self, infos: list[zipfile.ZipInfo], archive_size: int) -> None:
+    def _judge_layout(self, infos: list[zipfile.ZipInfo], start_dir: int) -> None:
         """Demand the entries one after another, then the directory, then the end, and nothing between or beside them.
 
-        So no entry shares bytes with another (the trick of the densest bombs), and nothing lies hidden in the file.
+        So no entry shares bytes with another (the trick of the densest bombs), nothing lies hidden in the file, and
+        whoever reads it from its beginning, without the directory, finds the same entries.
         """
         end = 0
-        spare: tuple[int, ...] = (0,)
-        start = self._zip.start_dir
         for info in sorted(infos, key=lambda info: info.header_offset):
             name = ascii(info.orig_filename[:200])
             if info.header_offset < end:
                 raise self._refused("entries overlap", "one after another", name)
-            if info.header_offset - end not in spare:
+            if info.header_offset != end:
                 what = "bytes that belong to no entry" if end else "bytes before the first entry"
                 raise self._refused(what, "a zip and nothing else", f"something before {name}")
-            end = info.header_offset + self._local_header(info, start) + info.compress_size
-            spare = _DESCRIPTORS if info.flag_bits & 8 else (0,)
-        if start - end not in spare:
+            start = self._starts[info.header_offset] = end + self._local_header(info, start_dir)
+            end = start + info.compress_size
+            if info.flag_bits & _HAS_DESCRIPTOR:
+                end += self._descriptor(info, end)
+        if start_dir != end:
             raise self._refused("bytes that belong to no entry", "the directory after the last entry", "before it")
-        if self._at(archive_size - _END_RECORD.size, _END_RECORD) != (b"PK\5\6", 0):
-            raise self._refused("something after the end of the zip", "a zip without comment", "a comment or more")
 
     def _local_header(self, info: zipfile.ZipInfo, limit: int) -> int:
-        """Return the length of an entry's own header."""
+        """Return the length of an entry's own header, which must say what the directory says of the entry."""
         where = info.header_offset
         if not 0 <= where <= limit - _LOCAL_HEADER.size:
             raise self._refused("an entry lies outside of the zip", "entries before the directory", str(where))
-        magic, name, extra = self._at(where, _LOCAL_HEADER)
+        magic, flags, method, crc, packed, size, name_size, extra_size = self._at(where, _LOCAL_HEADER)
         if magic != b"PK\3\4":
             raise self._refused("an entry without its header", "PK 3 4", ascii(info.orig_filename[:200]))
-        return int(_LOCAL_HEADER.size + name + extra)
+        name = self._bytes(where + _LOCAL_HEADER.size, name_size)
+        extra = _extra_fields(self._bytes(where + _LOCAL_HEADER.size + name_size, extra_size))
+        if _IN_64_BITS in (packed, size):
+            size, packed = struct.unpack_from("<QQ", extra.get(_SIZES_64, b"").ljust(16, b"\0"))
+        alike = name == info.orig_filename.encode("utf-8" if flags & _UTF_8 else "cp437", "replace")
+        alike = alike and not (flags ^ info.flag_bits) & _MEANT_ALIKE and method == info.compress_type
+        if not info.flag_bits & _HAS_DESCRIPTOR:
+            alike = alike and (crc, packed, size) == (info.CRC, info.compress_size, info.file_size)
+        if not alike or _UNICODE_PATH in extra:
+            got = ascii(info.orig_filename[:200])
+            raise self._refused("the header of an entry says something else than the directory", "the same", got)
+        return int(_LOCAL_HEADER.size + name_size + extra_size)
+
+    def _descriptor(self, info: zipfile.ZipInfo, where: int) -> int:
+        """Return the length of what follows the data of an entry that was written as a stream: checksum and sizes."""
+        signed = 4 * (self._bytes(where, 4) == b"PK\7\x08")
+        meant = (info.CRC, info.compress_size, info.file_size)
+        for form in _DESCRIPTORS:
+            said = self._bytes(where + signed, form.size)
+            if len(said) == form.size and form.unpack(said) == meant:
+                return signed + form.size
+        got = ascii(info.orig_filename[:200])
+        raise self._refused("what follows an entry says something else than the directory", "its sizes", got)
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        if offset < 0:
+            raise self._refused("too short", "a zip", f"{offset} bytes")
+        self._file.seek(offset)
+        return self._file.read(count)
 
     def _at(self, offset: int, form: struct.Struct) -> tuple[Any, ...]:
-        file = self._zip.fp
-        if file is None or offset < 0:
-            raise self._refused("too short", "a zip", f"{offset} bytes")
-        file.seek(offset)
-        return form.unpack(file.read(form.size))
+        return form.unpack(self._bytes(offset, form.size))
 
     def _without_top(self, files: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         members = {info.filename: info for info in files}
@@ -443,11 +497,10 @@ class ZipReader(RunReader):
         return self._info(name).file_size
 
     def open(self, name: str) -> BinaryIO:
-        """Open an entry; reading it to the end checks its length and its CRC."""
+        """Open an entry; reading it to the end checks its length, its CRC, and that its packed data end with it."""
         info = self._info(name)
-        where = f"{self.label}: {name}"
-        inner = _guarded(where, lambda: self._zip.open(info))
-        return cast(BinaryIO, io.BufferedReader(_Member(inner, info.file_size, where), _CHUNK))
+        member = _Member(self._bytes, self._starts[info.header_offset], info, f"{self.label}: {name}")
+        return cast(BinaryIO, io.BufferedReader(member, _CHUNK))
 
     def _info(self, name: str) -> zipfile.ZipInfo:
         if name not in self._members:
@@ -456,25 +509,30 @@ class ZipReader(RunReader):
 
     def close(self) -> None:
         """Close the zip."""
-        self._zip.close()
+        self._file.close()
 
 
-def _extra_fields(extra: bytes) -> set[int]:
-    """Return the kinds of the extra fields of an entry."""
-    kinds: set[int] = set()
+def _extra_fields(extra: bytes) -> dict[int, bytes]:
+    """Return the extra fields of an entry by their kinds."""
+    found: dict[int, bytes] = {}
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
-        kinds.add(kind)
+        found[kind] = extra[4 : 4 + length]
         extra = extra[4 + length :]
-    return kinds
+    return found
 
 
 class _Member(io.RawIOBase):
-    """One zip entry: yields exactly the declared number of bytes, or raises FormatError."""
+    """One zip entry: yields exactly the declared bytes out of exactly the packed ones, or raises FormatError."""
 
-    def __init__(self, inner: IO[bytes], size: int, where: str) -> None:
-        self._inner = inner
-        self._left = size
+    def __init__(self, read: Callable[[int, int], bytes], start: int, info: zipfile.ZipInfo, where: str) -> None:
+        self._read = read
+        self._at = start
+        self._packed = info.compress_size
+        self._left = info.file_size
+        self._crc = 0
+        self._declared_crc = info.CRC
+        self._inflate = zlib.decompressobj(-15) if info.compress_type == zipfile.ZIP_DEFLATED else None
         self._where = where
 
     def readable(self) -> bool:
@@ -482,27 +540,45 @@ class _Member(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Read once; at the end the length must be the declared one (zipfile checks the CRC)."""
-        data = _guarded(self._where, lambda: self._inner.read(len(buffer)))
-        if len(data) > self._left or (not data and len(buffer) and self._left):
-            raise FormatError("the entry has another length than it declares", where=self._where)
+        """Read once; at the end length and checksum must be the declared ones."""
+        data = _guarded(self._where, lambda: self._next(len(buffer))) if len(buffer) else b""
         self._left -= len(data)
+        self._crc = zlib.crc32(data, self._crc)
+        ended = not data and len(buffer) > 0
+        if self._left < 0 or (ended and (self._left or self._packed or self._crc != self._declared_crc)):
+            raise FormatError("the entry has another length or content than it declares", where=self._where)
         buffer[: len(data)] = data
         return len(data)
 
-    def close(self) -> None:
-        """Close the entry."""
-        if not self.closed:
-            self._inner.close()
-        super().close()
+    def _next(self, most: int) -> bytes:
+        if self._inflate is None:
+            return self._take(most)
+        while not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._take(_PACKED_CHUNK)
+            data = self._inflate.decompress(packed, most)
+            if data:
+                return data
+            if not packed:
+                raise EOFError("the packed data end too early")
+        if self._inflate.unused_data:
+            raise ValueError("something follows the packed data")
+        return b""
+
+    def _take(self, most: int) -> bytes:
+        data = self._read(self._at, min(most, self._packed))
+        if self._packed and not data:
+            raise EOFError("the zip ends within the entry")
+        self._at += len(data)
+        self._packed -= len(data)
+        return data
 
 
-def _guarded(where: str, action: Callable[[], _T]) -> _T:
+def _guarded(where: str, action: Callable[[], _T], message: str = "the zip entry is damaged") -> _T:
     """Run `action` with every way in which a damaged zip fails turned into FormatError."""
     try:
         return action()
     except _DAMAGED as error:
-        raise FormatError("the zip entry is damaged", where=where, got=str(error)[:200]) from None
+        raise FormatError(message, where=where, got=str(error)[:200]) from None
 
 
 def open_run(path: Path) -> RunReader:

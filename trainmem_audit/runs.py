@@ -9,7 +9,7 @@ from typing import Any
 from trainmem_audit.canonical import loads_strict
 from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, tree_difference
 from trainmem_audit.documents.findings import Difference
-from trainmem_audit.documents.manifest import Manifest, Statement
+from trainmem_audit.documents.manifest import Manifest, Statement, StepLog
 from trainmem_audit.documents.steplog import Line, Snapshot
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
@@ -24,6 +24,7 @@ __all__ = [
     "compare",
     "open_snapshot",
     "read_lines",
+    "read_on",
     "read_statement",
     "snapshot_at",
     "tensor_lookup",
@@ -35,13 +36,19 @@ _CHUNK = 2**20
 MAX_ENVELOPE = MAX_BYTES
 
 
-def read_lines(reader: RunReader) -> Iterator[Line]:
+def read_lines(reader: RunReader, signed: StepLog | None = None) -> Iterator[Line]:
     """Yield the checked lines of a run's step log; a torn last line is left out.
+
+    Parameters
+    ----------
+    signed:
+        What the statement says of the log, where that was verified before: the file may have been exchanged since.
+        That shows at its end alone, so whoever stops earlier and needs to know reads on.
 
     Raises
     ------
     FormatError
-        At the first line that is damaged.
+        At the first line that is damaged, and at the end of a log that is not the signed one.
     UsageError
         If the run has no step log.
     """
@@ -54,10 +61,23 @@ def read_lines(reader: RunReader) -> Iterator[Line]:
                 yield log.read(line)
     if log.summary.begin is None:
         raise FormatError("the step log is empty", where=STEP_FILE, expected="a `begin` line")
+    if signed is not None and log.finish().merkle_root != signed.merkle_root:
+        raise FormatError("the step log was exchanged after it was checked", where=STEP_FILE)
 
 
-def read_statement(reader: RunReader) -> Statement:
+def read_on(lines: Iterator[Line]) -> None:
+    """Read the rest of a log: its end alone shows that it is the signed one (`read_lines`)."""
+    for _ in lines:
+        pass
+
+
+def read_statement(reader: RunReader, data: bytes | None = None) -> Statement:
     """Return the statement of a run without checking its signature.
+
+    Parameters
+    ----------
+    data:
+        The bytes of `run.json` where they were read already: to read a file again is to read another file, maybe.
 
     Raises
     ------
@@ -72,7 +92,7 @@ def read_statement(reader: RunReader) -> Statement:
             where=reader.label,
             remedy="`trainmem-audit recover` closes a run that was killed" if STEP_FILE in reader.names() else "",
         )
-    envelope = parse_envelope(reader.read("run.json", MAX_ENVELOPE), "run.json")
+    envelope = parse_envelope(reader.read("run.json", MAX_ENVELOPE) if data is None else data, "run.json")
     loads_strict(envelope.payload, "statement")
     statement: Statement = Statement.parse(envelope.payload, "statement")
     return statement

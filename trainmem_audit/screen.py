@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
 from trainmem_audit.report import fact_text
-from trainmem_audit.text import clip, safe_text
+from trainmem_audit.text import clip, json_text, safe_text
 
 __all__ = ["FORMATS", "around_lines", "difference_lines", "verification_text"]
 
@@ -47,12 +47,12 @@ def _checks(verification: Verification) -> Iterator[str]:
     for check in verification.checks:
         unknown = check.number == _TRUST and verification.signature.state == "unknown-signer"
         mark = _UNKNOWN if unknown else _MARKS[check.state]
-        yield f"  {check.number} {check.title:<11} {mark} {safe_text(check.detail)}"
+        yield f"  {check.number} {safe_text(check.title):<11} {mark} {safe_text(check.detail)}"
     replay = verification.replay
     asked = replay.outcome != "not-run" or replay.mode != "none"
     mark = {"match": "ok  ", "match-within-tolerance": "ok  ", "mismatch": "FAIL"}.get(replay.outcome, "–   ")
     yield f"  8 {'replay':<11} {mark} {replay.outcome}" + (
-        f", {replay.mode}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
+        f", {safe_text(replay.mode)}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
         if asked and replay.seconds
         else f": {safe_text(replay.reason)}"
     )
@@ -177,7 +177,7 @@ def _result(verification: Verification) -> str:
 
 
 def _json(verification: Verification) -> str:
-    return verification.model_dump_json(by_alias=True, indent=2)
+    return json_text(verification.model_dump(mode="json", by_alias=True))
 
 
 FORMATS: dict[str, Callable[[Verification], str]] = {"json": _json, "text": verification_text}

@@ -9,67 +9,61 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import canonical_bytes, component_digest
+from trainmem_audit.canonical import canonical_bytes, joined_component_digest
 from trainmem_audit.documents.steplog import Component, Step
 from trainmem_audit.errors import FormatError
+from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.steplog import FRAME, ORDER_FILE, TENSOR_FILE
 
 __all__ = ["OrderFile", "TensorFile", "find_frame", "split_digests"]
 
 
 class TensorFile:
-    """Reads frames in the order of the steps; `frame` gives the digests of a step if they were kept."""
+    """Reads frames in the order of the steps; those of steps that were thinned out are not there."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._next: tuple[int, int] | None = None
         self._frames = 0
-        self._headers: dict[int, tuple[Component, bytes]] = {}
+        self._headers: dict[str, tuple[Component, bytes]] = {}
         self._advance()
 
-    def frame(self, line: Step, components: dict[str, Component]) -> dict[str, list[bytes]] | None:
-        """Return the tensor digests of a step by component, or `None` where they were thinned out.
-
-        Raises
-        ------
-        FormatError
-            If the frame is damaged or its place in the file is wrong.
-        """
-        if self._next is None or self._next[0] > line.i:
-            return None
-        step, count = self._next
-        names = [name for name in sorted(line.state) if components[name].tensors is not None]
-        expected = sum(len(components[name].tensors or ()) for name in names)
-        if step != line.i or count != expected:
-            raise FormatError(
-                "a frame that does not fit the step log",
-                where=f"{TENSOR_FILE}: frame {self._frames}",
-                expected=f"step {line.i} or later with {expected} digests",
-                got=f"step {step} with {count}",
-            )
-        data = self._file.read(32 * count)
-        if len(data) != 32 * count:
-            raise FormatError("the file ends within a frame", where=f"{TENSOR_FILE}: frame {self._frames}")
-        self._frames += 1
-        self._advance()
-        return split_digests(data, [(name, len(components[name].tensors or ())) for name in names])
-
-    def check(self, line: Step, components: dict[str, Component]) -> bool:
+    def check(self, line: Step | FittingStep, components: dict[str, Component]) -> bool:
         """Recompute the component digests of a step from its frame; return whether there was one.
 
         Raises
         ------
         FormatError
-            If a component's digest does not follow from its tensors' digests.
+            If the frame is damaged, its place in the file is wrong, or a component's digest does not follow from its
+            tensors' digests.
         """
-        frame = self.frame(line, components)
-        if frame is None:
+        if self._next is None or self._next[0] > line.i:
             return False
-        for name, digests in frame.items():
-            if component_digest(self._header(components[name]), digests).hex() != line.state[name]:
+        step, count = self._next
+        state = line.state
+        where = f"{TENSOR_FILE}: frame {self._frames}"
+        counts = [(name, len(tensors)) for name in sorted(state) if (tensors := components[name].tensors) is not None]
+        expected = sum(number for _, number in counts)
+        if step != line.i or count != expected:
+            raise FormatError(
+                "a frame that does not fit the step log",
+                where=where,
+                expected=f"step {line.i} or later with {expected} digests",
+                got=f"step {step} with {count}",
+            )
+        data = self._file.read(32 * count)
+        if len(data) != 32 * count:
+            raise FormatError("the file ends within a frame", where=where)
+        self._frames += 1
+        self._advance()
+        offset = 0
+        for name, number in counts:
+            digests = data[offset : offset + 32 * number]
+            offset += 32 * number
+            if joined_component_digest(self._header(name, components[name]), digests).hex() != state[name]:
                 raise FormatError(
                     "the tensor digests do not give the component digest of the step log",
-                    where=f"{TENSOR_FILE}: frame {self._frames - 1}",
+                    where=where,
                     got=f"step {line.i}, {name}"[:200],
                 )
         return True
@@ -80,10 +74,11 @@ class TensorFile:
             where = f"{TENSOR_FILE}: frame {self._frames}"
             raise FormatError("frames of steps that the log does not have", where=where)
 
-    def _header(self, component: Component) -> bytes:
-        known = self._headers.get(id(component))
+    def _header(self, name: str, component: Component) -> bytes:
+        """Return the digest of a component's header, made anew when the component has changed."""
+        known = self._headers.get(name)
         if known is None or known[0] is not component:
-            known = self._headers[id(component)] = (component, canonical_bytes(component.tensors))
+            known = self._headers[name] = (component, blake3(canonical_bytes(component.tensors)).digest())
         return known[1]
 
     def _advance(self) -> None:
@@ -100,7 +95,7 @@ class OrderFile:
         self._file = file
         self._offset = 0
 
-    def check(self, line: Step) -> None:
+    def check(self, line: Step | FittingStep) -> None:
         """Compare the indices of a step with their digest.
 
         Raises

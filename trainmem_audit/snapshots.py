@@ -20,6 +20,7 @@ from blake3 import blake3
 from trainmem_audit.canonical import canonical_bytes, component_digest, loads_strict
 from trainmem_audit.documents.steplog import Component, Step
 from trainmem_audit.errors import FormatError
+from trainmem_audit.lineforms import FittingStep
 
 __all__ = ["Entry", "SnapshotFile", "header_bytes", "snapshot_name"]
 
@@ -149,7 +150,7 @@ class SnapshotFile:
         while count and (skipped := len(file.read(min(count, _CHUNK)))):
             count -= skipped
 
-    def check(self, line: Step, components: dict[str, Component]) -> None:
+    def check(self, line: Step | FittingStep, components: dict[str, Component]) -> None:
         """Demand the state of a step: every tensor of it and no other, each component with its digest.
 
         Raises

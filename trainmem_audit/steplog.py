@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from trainmem_audit.canonical import CHAIN_START, chain_digest, line_bytes, split_line, value_digest
+from trainmem_audit.canonical import (
+    CHAIN_START,
+    chain_digest,
+    line_body,
+    line_bytes,
+    line_chain,
+    split_line,
+    value_digest,
+)
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.steplog import (
     Begin,
@@ -23,6 +31,7 @@ from trainmem_audit.documents.steplog import (
     Inventory,
     Line,
     Loader,
+    Order,
     Seed,
     Snapshot,
     SourceFile,
@@ -31,6 +40,7 @@ from trainmem_audit.documents.steplog import (
     parse_line,
 )
 from trainmem_audit.errors import FormatError
+from trainmem_audit.lineforms import FittingStep, LineForms, Samples
 from trainmem_audit.merkle import MerkleTree
 from trainmem_audit.snapshots import snapshot_name
 
@@ -56,7 +66,9 @@ MAX_LINE = 16 * 2**20
 """The longest line that is read, in bytes; `inventory` lines of large models are the longest that we write."""
 MOST_NAMES = 2**16
 MOST_PARTS = 2**20
-"""How much a log may introduce: names of one kind, and tensors or values of all components."""
+"""How much a log may introduce: names of one kind, and of all things together what is kept of them (`_parts`)."""
+_LONG = 64
+"""How many characters of text count as one part: a log that introduces more than a statement can hold is refused."""
 _T = TypeVar("_T")
 
 
@@ -91,15 +103,13 @@ class LogSummary:
     def take(self, line: Line) -> None:
         """Add one line."""
         match line:
+            case Step():
+                self.take_step(line.order)
             case Begin():
                 self.begin = line
-                self.streams.update(line.streams)
+                self._keep_first(self.streams, line.streams)
             case Inventory():
                 self._appear(line)
-            case Step():
-                self.steps += 1
-                if line.order is not None and line.order.index is not None:
-                    self.indexed_samples += line.order.n
             case Snapshot():
                 self.snapshots[line.file] = line
                 self._bound(len(self.snapshots))
@@ -107,19 +117,24 @@ class LogSummary:
                 self.end = line
                 self.profiles["end"] = line.profile or {}
 
+    def take_step(self, order: Order | Samples | None) -> None:
+        """Add one step line, of which nothing but its samples counts here."""
+        self.steps += 1
+        if order is not None and order.index is not None:
+            self.indexed_samples += order.n
+
     def _appear(self, line: Inventory) -> None:
         for name, component in (line.components or {}).items():
-            old = self.components.get(name)
-            self._parts += _parts(component) - (0 if old is None else _parts(old))
-            self.components[name] = component
-        _keep_first(self.streams, line.streams or {})
-        _keep_first(self.loaders, line.loaders or {})
+            self._replace(self.components, name, component)
+        self._keep_first(self.streams, line.streams or {})
+        self._keep_first(self.loaders, line.loaders or {})
         self.canary.update(line.rng_canary or {})
-        _keep_first(self.inputs, {item.path: item for item in line.inputs or ()})
-        _keep_first(self.files, {item.path: item for item in line.files or ()})
+        self._keep_first(self.inputs, {item.path: item for item in line.inputs or ()})
+        self._keep_first(self.files, {item.path: item for item in line.files or ()})
         self.seeds += line.seeds or ()
-        self.folders.update({item.path: item for item in line.folders or ()})
-        _keep_first(self.commitments, line.commitments or {})
+        for folder in line.folders or ():
+            self._replace(self.folders, folder.path, folder)
+        self._keep_first(self.commitments, line.commitments or {})
         known = (
             self.components,
             self.streams,
@@ -135,6 +150,15 @@ class LogSummary:
         if line.profile is not None:
             self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
 
+    def _replace(self, known: dict[str, _T], name: str, item: _T) -> None:
+        self._parts += _parts(item) - _parts(known.get(name))
+        known[name] = item
+
+    def _keep_first(self, known: dict[str, _T], new: dict[str, _T]) -> None:
+        for name, item in new.items():
+            if name not in known:
+                self._replace(known, name, item)
+
     def _bound(self, names: int) -> None:
         if names > MOST_NAMES or self._parts > MOST_PARTS:
             raise FormatError(
@@ -144,14 +168,21 @@ class LogSummary:
             )
 
 
-def _keep_first(known: dict[str, _T], new: dict[str, _T]) -> None:
-    for name, item in new.items():
-        known.setdefault(name, item)
-
-
-def _parts(component: Component) -> int:
-    """Return how much a component takes: its tensors, or its values in pieces of the length of a number."""
-    return len(component.tensors or ()) + len(str(component.values or "")) // 16
+def _parts(item: object) -> int:
+    """Return how much of a thing is kept, in units of about a tensor: names and values by number and by length."""
+    match item:
+        case Component():
+            tensors = sum(1 + len(name) // _LONG + len(shape) // 8 for name, _, shape in item.tensors or ())
+            return tensors + len(str(item.values or "")) // 16
+        case Loader():
+            return sum(1 + len(str(value)) // _LONG for value in item.settings.values())
+        case Folder():
+            return len(item.names) // 2 + sum(map(len, item.names)) // _LONG
+        case Stream():
+            return len(item.state) // _LONG
+        case SourceFile():
+            return len(item.lines or "") // _LONG
+    return 0
 
 
 class _Log:
@@ -168,12 +199,11 @@ class _Log:
         self.summary.merkle_root = self._tree.root().hex()
         return self.summary
 
-    def _extend(self, head: bytes, line: bytes, parsed: Line) -> None:
+    def _extend(self, head: bytes, line: bytes) -> None:
         self._head = head
         self._tree.append(line)
         self.summary.lines += 1
         self.summary.bytes += len(line) + 1
-        self.summary.take(parsed)
 
 
 class LogBuilder(_Log):
@@ -192,7 +222,9 @@ class LogBuilder(_Log):
         line = b'{"chain":"' + head.hex().encode() + b'",' + body[1:]
         if members.get("t") != "step" or "values" in members:  # the others have no member that the model leaves open
             split_line(line, "the line to be written")
-        self._extend(head, line, parse_line(line, members, "the line to be written"))
+        parsed = parse_line(line, members, "the line to be written")
+        self._extend(head, line)
+        self.summary.take(parsed)
         return line
 
 
@@ -202,6 +234,7 @@ class LogReader(_Log):
     def __init__(self, where: str = "steps.jsonl") -> None:
         super().__init__()
         self.where = where
+        self._forms = LineForms()
 
     def read(self, line: bytes) -> Line:
         """Check and return the next line (without LF).
@@ -211,6 +244,26 @@ class LogReader(_Log):
         FormatError
             Naming file and line, if the line is not canonical, breaks the chain, or may not stand here.
         """
+        checked = self.check(line)
+        return checked.model if isinstance(checked, FittingStep) else checked
+
+    def check(self, line: bytes) -> Line | FittingStep:
+        """Do what `read` does, without making the models of step lines that are like one before them."""
+        return self._check_fitting(line) or self._check_whole(line)
+
+    def _check_fitting(self, line: bytes) -> FittingStep | None:
+        """Check a step line against the forms of those before; `None` leaves it to the whole check."""
+        step = self._forms.fit(line)
+        if step is None or step.i != self.summary.steps or self.summary.end is not None:
+            return None
+        head = chain_digest(self._head, line_body(line))
+        if head.hex().encode() != line_chain(line):
+            return None
+        self._extend(head, line)
+        self.summary.take_step(step.order)
+        return step
+
+    def _check_whole(self, line: bytes) -> Line:
         where = f"{self.where}:{self.summary.lines + 1}"
         members, body = split_line(line, where)
         head = chain_digest(self._head, body)
@@ -223,7 +276,10 @@ class LogReader(_Log):
             )
         parsed = parse_line(line, members, where)
         self._check_place(parsed, where)
-        self._extend(head, line, parsed)
+        self._extend(head, line)
+        self.summary.take(parsed)
+        if isinstance(parsed, Step):
+            self._forms.learn(line, members)
         return parsed
 
     def _check_place(self, line: Line, where: str) -> None:

@@ -7,10 +7,11 @@ the reader's screen. Not here: escaping for HTML or Markdown (`report`), anythin
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["clip", "columns", "duration_text", "safe_text", "size_text"]
+__all__ = ["clip", "columns", "duration_text", "json_text", "safe_text", "size_text"]
 
 _UNSEEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 _UNSEEN: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
@@ -49,6 +50,11 @@ def _is_variation_selector(code: int) -> bool:
 def _escape(char: str) -> str:
     code = ord(char)
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def json_text(value: Any) -> str:
+    """Return JSON for a program that also a terminal can show: nothing but printable ASCII and line feeds."""
+    return json.dumps(value, indent=2).replace("\x7f", "\\u007f")
 
 
 def columns(text: str) -> int:

@@ -47,6 +47,7 @@ from trainmem_audit.documents.steplog import Component, Line, Snapshot, Step
 from trainmem_audit.envelope import Envelope, form_findings, parse_envelope, verifiers
 from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import PublicKey, parse_public_keys
+from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot
 from trainmem_audit.sidefiles import OrderFile, TensorFile
@@ -178,7 +179,7 @@ def examine(
     reader: RunReader,
     policy: Policy,
     replayer: Replayer | None = None,
-    watch: Callable[[Line], None] = lambda _: None,
+    watch: Callable[[Line], None] | None = None,
 ) -> Examination:
     """Verify the run behind `reader`.
 
@@ -212,10 +213,10 @@ def examine(
     return found
 
 
-def examine_signature(reader: RunReader, policy: Policy) -> Examination:
-    """Do steps 1 to 4 alone, with what stands beside them: openings and attestations."""
+def examine_signature(reader: RunReader, policy: Policy, data: bytes | None = None) -> Examination:
+    """Do steps 1 to 4 alone, and what stands beside; `data` is what `run.json` holds, where it was read already."""
     found = Examination(reader, policy)
-    envelope = _check_signature(found)
+    envelope = _check_signature(found, data)
     if envelope is not None and _check_statement(found, envelope):
         assert found.statement is not None
         _check_besides(found, found.statement)
@@ -243,11 +244,11 @@ def _finding(code: str, error: TrainmemAuditError) -> Finding:
     )
 
 
-def _check_signature(found: Examination) -> Envelope | None:
+def _check_signature(found: Examination, data: bytes | None = None) -> Envelope | None:
     """Steps 1 to 3."""
     reader = found.reader
     try:  # (1)
-        data = reader.read("run.json", MAX_ENVELOPE)
+        data = reader.read("run.json", MAX_ENVELOPE) if data is None else data
         envelope = parse_envelope(data, "run.json")
     except FormatError as error:
         found.signature = Signature(state="invalid", detail="the envelope cannot be read")
@@ -427,7 +428,7 @@ def _changed_place(reader: RunReader, statement: Statement, name: str) -> str:
     return f"{name}:{first_changed_line(reader.read(name, MAX_CODE), marks)}"
 
 
-def _check_log(found: Examination, statement: Statement, watch: Callable[[Line], None]) -> None:
+def _check_log(found: Examination, statement: Statement, watch: Callable[[Line], None] | None) -> None:
     """Steps 6 and 7, in one pass over the files."""
     reader = found.reader
     if [log.file for log in statement.predicate.step_logs] != [STEP_FILE] or STEP_FILE not in reader.names():
@@ -443,9 +444,10 @@ def _check_log(found: Examination, statement: Statement, watch: Callable[[Line],
             for raw, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), STEP_FILE):
                 if not whole:
                     raise FormatError("the last line is torn", where=f"{STEP_FILE}:{log.summary.lines + 1}")
-                line = log.read(raw)
-                watch(line)
-                if isinstance(line, Step):
+                line = log.check(raw)
+                if watch is not None:
+                    watch(line.model if isinstance(line, FittingStep) else line)
+                if isinstance(line, FittingStep | Step):
                     kept += side.check(line, log)
                 elif isinstance(line, Snapshot):
                     side.check_snapshot(line, log.summary.components)
@@ -474,7 +476,7 @@ class _SideFiles:
     def __init__(self, reader: RunReader) -> None:
         self.error: FormatError | None = None
         self._reader = reader
-        self._last: Step | None = None
+        self._last: Step | FittingStep | None = None
         self._tensors: TensorFile | None = None
         self._order: OrderFile | None = None
 
@@ -488,7 +490,7 @@ class _SideFiles:
         except FormatError as error:
             self.error = error
 
-    def check(self, line: Step, log: LogReader) -> bool:
+    def check(self, line: Step | FittingStep, log: LogReader) -> bool:
         """Check one step; return whether its tensor digests were kept."""
         self._last = line
         if self.error is not None:

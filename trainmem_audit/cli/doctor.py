@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trainmem_audit.errors import UsageError
+from trainmem_audit.text import json_text
 
 __all__ = ["register"]
 
@@ -23,12 +24,10 @@ def _doctor(
 
     Exit code: 0 it can do all three, 3 something is missing.
     """
-    import json
-
     from trainmem_audit.doctor import diagnose, diagnosis_text
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     diagnosis = diagnose()
-    typer.echo(diagnosis_text(diagnosis) if form == "text" else json.dumps(diagnosis.to_json(), indent=2))
+    typer.echo(diagnosis_text(diagnosis) if form == "text" else json_text(diagnosis.to_json()))
     raise typer.Exit(0 if diagnosis.verify and diagnosis.record and diagnosis.replay else 3)

@@ -18,11 +18,14 @@ from trainmem_audit.cli.common import (
 )
 from trainmem_audit.cli.verify import SignerOption, attestations_beside, examine_run, policy_for
 from trainmem_audit.errors import UsageError
+from trainmem_audit.text import json_text
 
 if TYPE_CHECKING:
     from trainmem_audit.documents.findings import Replay
 
 __all__ = ["register"]
+
+_MOST_SAVED = 64 * 2**20
 
 
 def register(app: typer.Typer) -> None:
@@ -43,23 +46,26 @@ def _show(
 ) -> None:
     """Print what a run states, on one screen. Checks the signature, openings and attestations, and no file."""
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.runs import read_statement
+    from trainmem_audit.runs import MAX_ENVELOPE, read_statement
     from trainmem_audit.show import statement_text
     from trainmem_audit.verify import examine_signature
 
+    policy = policy_for(
+        trust_file,
+        None,
+        allow_untrusted=True,
+        revoked=revoked,
+        at=at,
+        attestations=attestations_beside(run, attestations),
+        disclosures=disclosures,
+    )
     with open_run(run) as reader:
-        policy = policy_for(
-            trust_file,
-            None,
-            allow_untrusted=True,
-            revoked=revoked,
-            at=at,
-            attestations=attestations_beside(run, attestations),
-            disclosures=disclosures,
-        )
-        found = examine_signature(reader, policy)
+        if "run.json" not in reader.names():
+            read_statement(reader)  # says what to do
+        data = reader.read("run.json", MAX_ENVELOPE)  # once: what is shown is what was signed
+        found = examine_signature(reader, policy, data)
         said = (found.openings, found.attested.attestations)
-        typer.echo(statement_text(read_statement(reader), found.signature, *said), nl=False)
+        typer.echo(statement_text(read_statement(reader, data), found.signature, *said), nl=False)
     for finding in found.findings:
         if finding.code.startswith(("OPEN-", "ATT-")):
             say(f"{finding.where}: {finding.message}")
@@ -77,8 +83,6 @@ def _diff(
 
     Exit code: 0 equal, 1 different.
     """
-    import json
-
     from trainmem_audit.rundir import open_run
     from trainmem_audit.runs import around, compare, read_statement, with_values
     from trainmem_audit.screen import around_lines, difference_lines
@@ -93,7 +97,7 @@ def _diff(
     if form == "json":
         found = None if difference is None else difference.to_json()
         said = {"equal": difference is None, "stepsEqual": steps, "difference": found, "besides": besides}
-        typer.echo(json.dumps(said, indent=2))
+        typer.echo(json_text(said))
     else:
         equal = [f"equal: {steps} steps and the end of the run"]
         lines = equal if difference is None else difference_lines(difference)
@@ -183,11 +187,17 @@ def _report(
 
 def _saved_replay(path: Path, chain_head: str) -> Replay:
     """Return the replay of a saved verification, if it is of the run with this chain head."""
+    from trainmem_audit.canonical import loads_strict
     from trainmem_audit.documents.findings import Verification
 
     if not path.is_file():
         raise UsageError("no such file", where=str(path))
-    saved = Verification.parse(path.read_bytes(), path.name)
+    with path.open("rb") as file:
+        data = file.read(_MOST_SAVED + 1)
+    if len(data) > _MOST_SAVED:
+        raise UsageError("too long for a saved verification", where=str(path), expected=f"at most {_MOST_SAVED} bytes")
+    loads_strict(data, path.name)
+    saved = Verification.parse(data, path.name)
     if saved.facts.get("chainHead") != chain_head:
         raise UsageError(
             "the saved verification is of another run",

@@ -19,6 +19,7 @@ import typer
 from trainmem_audit.cli.common import say
 from trainmem_audit.cli.record import PASS_THROUGH, require_recordable
 from trainmem_audit.errors import UsageError
+from trainmem_audit.text import json_text
 
 if TYPE_CHECKING:
     from trainmem_audit.documents.twice import Experiment, Twice
@@ -83,7 +84,7 @@ def _twice(
     )
     found = _search(plan, runs, quiet)
     if form == "json":
-        typer.echo(found.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+        typer.echo(json_text(found.to_json()))
     else:
         from trainmem_audit.twice.screen import twice_text
 

@@ -110,9 +110,12 @@ class Environment(Document):
 
 
 class Stream(Document):
-    """A random stream with its full state: `state` is base64 of the generator's own bytes (see `sources.rng`)."""
+    """A random stream with its full state: `state` is base64 of the generator's own bytes (`schema/README.md`).
 
-    library: Literal["python", "numpy", "torch"]
+    `library` says whose generator it is: `python`, `numpy`, `torch`, or another that we know nothing of.
+    """
+
+    library: Name
     algorithm: Name
     device: Name
     state: Base64

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -47,9 +48,10 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `facts` (to commit to), `anonymous`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}),
-        `dump` ([step, file]), `quiet`, `madeDir`; for `twice` also `starts` (what single random streams start from) and
-        `pins` ({names, clockStart, watch, places, root}).
+        `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `facts` (to commit to),
+        `anonymous`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}), `dump` ([step, file]), `quiet`,
+        `madeDir`; for `twice` also `starts` (what single random streams start from) and `pins` ({names, clockStart,
+        watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -65,6 +67,7 @@ def main() -> None:
     """Run the order behind the descriptor `sys.argv[1]`; ends the process as the script would have."""
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         order = json.load(file)
+    _search(order.get("search", ()))
     arguments = order["arguments"]
     signer = _signer(order.get("seedFd"))
     quiet = bool(order.get("quiet"))
@@ -112,6 +115,14 @@ def main() -> None:
         raise SystemExit(3)
     if raised is not None:
         raise raised
+
+
+def _search(entries: Sequence[str]) -> None:
+    """Do what `PYTHONPATH` does, but only now: nothing in these directories must take the place of the recorder."""
+    if entries:
+        sys.path[:0] = entries
+        given = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([*entries, *filter(None, [given])])
 
 
 def _refuse(order: dict[str, Any], text: str, exit_code: int) -> NoReturn:

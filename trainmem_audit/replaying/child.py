@@ -2,7 +2,8 @@
 
 Of the recorded environment the variables of the numeric profile are taken, with values of their form only, and those
 that the author chose to record, which are shown before anything runs; none that makes a program load code. A hostile
-record cannot set `LD_PRELOAD`, and `PYTHONPATH` only to directories of the scratch copy.
+record cannot set `LD_PRELOAD`. `PYTHONPATH` can name directories of the scratch copy alone, which are searched once the
+recorder is loaded: no module there takes its place.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Child(LaunchedRun):
             order,
             arguments,
             tree=tree,
-            environment=_environment(manifest, tree),
+            environment=_environment(manifest),
             output=root / "output",
             timeout=timeout,
             name="replay",
@@ -87,6 +88,7 @@ def _order(manifest: Manifest, tree: Path, run_dir: Path, same_code: bool = True
         "runDir": str(run_dir),
         "shownDir": "record",
         "cwd": str(tree),
+        "search": _search(manifest, tree),
         "nonce": manifest.run.id,
         "command": command.to_json(),
         "copySource": False,
@@ -120,7 +122,7 @@ def chosen_variables(manifest: Manifest) -> tuple[dict[str, str], list[str]]:
     return imposed, sorted(chosen.keys() - imposed.keys())
 
 
-def _environment(manifest: Manifest, tree: Path) -> dict[str, str]:
+def _environment(manifest: Manifest) -> dict[str, str]:
     recorded = manifest.environment.variables
     environment = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
     capability = _CAPABILITIES.get(str(manifest.numeric_profile.get("import", {}).get("cpuCapability")))
@@ -131,8 +133,10 @@ def _environment(manifest: Manifest, tree: Path) -> dict[str, str]:
         {name: recorded[name] for name, form in PROFILE_VARIABLES.items() if form.fullmatch(recorded.get(name, ""))}
     )
     environment["PYTHONHASHSEED"] = manifest.command.hash_seed
-    search = [entry for entry in recorded.get("PYTHONPATH", "").split(":") if entry]
-    own = [str(tree / folder_in_tree(entry)) for entry in search]
-    if own:
-        environment["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [environment.get("PYTHONPATH")])])
     return environment
+
+
+def _search(manifest: Manifest, tree: Path) -> list[str]:
+    """Return the directories of the tree that were on `PYTHONPATH`."""
+    entries = manifest.environment.variables.get("PYTHONPATH", "").split(":")
+    return [str(tree / folder_in_tree(entry)) for entry in entries if entry]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmem_audit.canonical import canonical_bytes
-from trainmem_audit.divergence import Comparison, groups
+from trainmem_audit.divergence import Comparison, Group, groups
 from trainmem_audit.documents.findings import Difference, Replay
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import End, Inventory, Line
@@ -28,7 +28,7 @@ from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
 from trainmem_audit.rundir import RunReader, open_run
-from trainmem_audit.runs import read_lines, snapshot_at, tensor_lookup, values_at
+from trainmem_audit.runs import read_lines, read_on, snapshot_at, tensor_lookup, values_at
 from trainmem_audit.sizes import with_sizes
 from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.steplog import STEP_FILE, LogReader, LogSummary, iter_lines
@@ -318,7 +318,12 @@ def _unsigned(
     difference: Difference | None,
 ) -> str:
     """Return why what ran was not what was signed (`loaded.unsigned`)."""
-    required = loaded_by(read_lines(reader), steps)
+    lines = read_lines(reader, manifest.step_logs[0])
+    try:
+        required = loaded_by(lines, steps)
+        read_on(lines)
+    except FormatError as error:
+        return error.message
     refused = chosen_variables(manifest)[1]
     return unsigned(manifest, scratch.placed, found, required, difference is not None, refused)
 
@@ -375,8 +380,14 @@ class _Watcher:
 
     def compare(self, comparison: Comparison, reader: RunReader, options: ReplayOptions) -> Difference | None:
         """Return the first difference; `reason` says why the replay could decide nothing."""
+        signed = read_lines(reader, self._manifest.step_logs[0])
+        difference = self._compare(comparison, groups(signed), options)
+        read_on(signed)
+        return difference
+
+    def _compare(self, comparison: Comparison, signed: Iterator[Group], options: ReplayOptions) -> Difference | None:
         found = groups(self._lines())
-        for expected in groups(read_lines(reader)):
+        for expected in signed:
             if expected.last is None or (options.steps is not None and comparison.steps >= options.steps):
                 return None
             if isinstance(expected.last, End) and expected.last.outcome == "interrupted":

@@ -162,6 +162,8 @@ def _place_inputs(
         target = input_place(scratch.tree, item.path) if own else elsewhere / check_name(item.path, "inputs")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)
+        if _sha256(target) != digest:
+            raise ReplayError("an input was changed while it was copied", where=item.path, expected=f"sha256 {digest}")
         if not own:
             outside[name] = elsewhere / name
     own_paths = [item.path for item in manifest.inputs] + [file.path for file in manifest.files]
