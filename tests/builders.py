@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from trainmem_audit.canonical import float_text
 from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.findings import (
+    Attestation,
     Check,
     ComponentDifference,
     Difference,
     Finding,
+    Opening,
     Replay,
     Signature,
     TensorDifference,
@@ -229,9 +231,39 @@ def verification(**changes: Any) -> Verification:
         "checks": checks(),
         "findings": (),
         "facts": {"files": 5, "lines of the step log": 246},
+        "commitments": openings(),
+        "attestations": attestations(),
         "exit_code": 0,
     }
     return Verification(**{**value, **changes})
+
+
+def openings() -> tuple[Opening, ...]:
+    """Return commitments, some of them opened, with every kind of value."""
+    return (
+        Opening(name="author", opened=True, value={"name": "Ann Example"}),
+        Opening(name="cwd", opened=False),
+        Opening(name="git.commit", opened=True, value="4711" * 10),
+        Opening(name="git.dirty", opened=True, value=True),
+        Opening(name="git.remote", opened=True),
+        Opening(name="inputs", opened=True, value=(("digits.npz", "/data/digits.npz"),)),
+    )
+
+
+def attestations() -> tuple[Attestation, ...]:
+    """Return a verdict that counts, and a co-signature that does not."""
+    trusted = Signature(state="trusted", keyid=KEYID, principal="reviewer-2", detail="the key is in the trust file")
+    unknown = Signature(state="not-checkable", keyid=KEYID, detail="not checked: its key is not in the trust file")
+    return (
+        Attestation(
+            where="run.intoto.jsonl:1", kind="verdict", signature=trusted, counts=True, detail=trusted.detail,
+            signers=(KEYID,), created="2026-03-01T12:00:00Z", properties=("TRAINMEM_REPLAY_MATCH",),
+            mode="match, full, 230 steps",
+        ),
+        Attestation(
+            where="run.intoto.jsonl:2", kind="co-signature", signature=unknown, counts=False, detail=unknown.detail
+        ),
+    )  # fmt: skip
 
 
 def not_run(**changes: Any) -> Verification:

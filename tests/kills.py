@@ -48,6 +48,8 @@ NONCE = "5" * 32
 """One for all, so that all recordings of a script have the same states."""
 SNAPSHOTS = 3
 """After every so many steps the state is written too: a kill meets that as often as it lasts."""
+FACTS = {"author": {"name": "Ann"}, "cwd": "/somewhere", "git.commit": None}
+"""What each recording commits to: a kill may come between an opening and its digest."""
 SIGNER = Signer.from_seed(bytes(range(32)))
 _POLL = 0.0002
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainmem_audit.canonical import loads_strict
+from trainmem_audit.commitments import parse_disclosures
 from trainmem_audit.conformance import our_schemas
 from trainmem_audit.documents.checklist import Checklist, Codes
 from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.compliance import Compliance
+from trainmem_audit.documents.disclosures import Disclosures
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
@@ -42,6 +44,7 @@ class Pair:
 PAIRS = (
     Pair("statement", Statement),
     Pair("verification", Verification),
+    Pair("disclosures", Disclosures),
     Pair("checklist", Checklist),
     Pair("findings", Codes),
     Pair("compliance", Compliance),
@@ -51,6 +54,7 @@ PAIRS = (
 READERS: dict[str, Callable[[bytes], object]] = {
     "statement": lambda data: Statement.parse(data, "vector"),
     "verification": lambda data: Verification.parse(data, "vector"),
+    "disclosures": parse_disclosures,
     "checklist": lambda data: Checklist.parse(data, "vector"),
     "findings": lambda data: Codes.parse(data, "vector"),
     "compliance": lambda data: Compliance.parse(data, "vector"),

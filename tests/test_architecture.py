@@ -19,10 +19,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
     (
-        *("privacy", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence"),
+        *("privacy", "commitments", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence"),
         *("conformance", "versions", "gathering", "checks"),
     ),
-    ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
+    ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
     (
         "verify",

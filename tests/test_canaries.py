@@ -1,8 +1,9 @@
-"""Thirty planted canaries (DESIGN § 2.5): who, where and secret in the author's and the reviewer's surroundings.
+"""Planted canaries (DESIGN § 2.5): who, where and secret in the author's and the reviewer's surroundings.
 
-A real run is recorded, packed, shown, verified, replayed and reported in subprocesses whose home, user, host, git
-settings, tokens, paths and key comment each hold a word of their own. None of these words may be in anything that
-leaves the machine: not in clear, and not as base64, hex, UTF-16, URL-quoted or escaped text.
+Every verb of the command line is run in subprocesses whose home, user, host, git repository, tokens, paths and key
+comment each hold a word of their own. None of these words may be in anything that leaves the machine: not in clear, and
+not as base64, hex, UTF-16, URL-quoted or escaped text. Only `disclosures.json` may hold some, which is there for it and
+which a blind pack leaves out. `EXERCISED` says how each verb is run; a new verb has to enter it.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import base64
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sysconfig
 import threading
 import time
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from trainmem_audit.cli import app
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
 
@@ -97,16 +101,13 @@ def make_world(tmp_path: Path, bird: str) -> World:
     scratch = base / canary("temporary folder")
     environment = base / canary("virtual environment")
     libraries = base / canary("folder on PYTHONPATH")
-    for folder in (project / ".git", data.parent, config.parent, scratch, libraries):
+    for folder in (project, data.parent, config.parent, scratch, libraries):
         folder.mkdir(parents=True)
     data.write_bytes(b"seven")
     config.write_text("{}")
     (project / "notes.txt").write_text("plain\n")
     (project / "train.py").write_text(SCRIPT)
-    (project / ".git" / "config").write_text(
-        f"[user]\n\tname = Ann {canary('git name')}\n\temail = {canary('git address')}@example.org\n"
-        f'[remote "origin"]\n\turl = ssh://git@host.example/{canary("git remote")}/x.git\n'
-    )
+    make_repository(project, canary)
     (home / ".gitconfig").write_text(f"[user]\n\tname = {canary('global git name')}\n")
     venv.EnvBuilder(symlinks=True).create(environment)
     (site,) = (environment / "lib").glob("python*/site-packages")
@@ -154,6 +155,22 @@ def make_world(tmp_path: Path, bird: str) -> World:
     return World(base, project, environment / "bin" / "python", variables, arguments, canaries)
 
 
+def make_repository(project: Path, canary: Callable[[str], str]) -> None:
+    """Commit under a name, and change a file after that; the remote has a password."""
+    password, remote = canary("password of the git remote"), canary("git remote")
+    commands = (
+        ("init", "-q", "-b", canary("git branch")),
+        ("config", "user.name", f"Ann {canary('git name')}"),
+        ("config", "user.email", f"{canary('git address')}@example.org"),
+        ("remote", "add", "origin", f"https://me:{password}@host.example/{remote}/x.git"),
+        ("add", "train.py", "notes.txt"),
+        ("commit", "-q", "-m", canary("message of a commit")),
+    )
+    for command in commands:
+        subprocess.run(["git", *command], cwd=project, check=True, capture_output=True)
+    (project / "notes.txt").write_text("changed\n")
+
+
 def forms(word: str) -> Iterator[tuple[str, bytes]]:
     """Give the ways in which a word may stand in a file."""
     raw = word.encode()
@@ -185,7 +202,15 @@ def files_of(pack: Path) -> dict[str, bytes]:
     return found | {"the names": "\n".join(found).encode(), "the archive": pack.read_bytes()}
 
 
-def run(world: World, cwd: Path, *arguments: str, asked: bool = False, expect: int = 0) -> bytes:
+@dataclass(frozen=True)
+class Printed:
+    """What a command printed: data, and remarks to whoever sits there."""
+
+    data: bytes
+    remarks: bytes
+
+
+def run(world: World, cwd: Path, *arguments: str, asked: bool = False, expect: int = 0) -> Printed:
     """Run one command, at a terminal that answers where it is `asked` for something; return what it printed."""
     plain = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL")}
     reader, writer = os.openpty()
@@ -195,20 +220,20 @@ def run(world: World, cwd: Path, *arguments: str, asked: bool = False, expect: i
         env=plain | world.environment | {"PYTHONWARNINGS": "ignore"},
         stdin=writer if asked else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         start_new_session=True,  # no terminal to ask but that one
     )
     try:
         answering = threading.Thread(target=answer, args=(process, reader if asked else None))
         answering.start()
-        output, _ = process.communicate(timeout=120)
+        output, remarks = process.communicate(timeout=300)
     finally:
         process.kill()
         answering.join()
         os.close(reader)
         os.close(writer)
-    assert process.returncode == expect, output.decode(errors="replace")
-    return output
+    assert process.returncode == expect, (output + remarks).decode(errors="replace")
+    return Printed(output, remarks)
 
 
 def answer(process: subprocess.Popen[bytes], terminal: int | None) -> None:
@@ -220,13 +245,15 @@ def answer(process: subprocess.Popen[bytes], terminal: int | None) -> None:
 
 @pytest.fixture(scope="module")
 def author(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The author's machine, with a run and one that failed, each packed blind and open."""
     world = make_world(tmp_path_factory.mktemp("author"), "kestrel")
     (key,) = world.base.glob(f"{world.canaries['folder of the key']}/id")
     run(world, world.project, "record", "--key", str(key), "train.py", *world.arguments)
     failing = ("-d", "failed", "train.py", *world.arguments, "fail")
     run(world, world.project, "record", "--key", str(key), *failing, expect=1)
-    run(world, world.project, "pack", "run")
-    run(world, world.project, "pack", "failed")
+    for name in ("run", "failed"):
+        run(world, world.project, "pack", name, "--blind")
+        run(world, world.project, "pack", name, "--open", "-o", f"{name}-open.zip")
     return world
 
 
@@ -241,14 +268,227 @@ def test_there_are_thirty_canaries_and_the_search_finds_them(author: World) -> N
 
 
 @pytest.mark.parametrize("name", ["run", "failed"])
-def test_no_canary_is_in_the_pack(author: World, name: str) -> None:
+def test_no_canary_is_in_a_blind_pack(author: World, name: str) -> None:
     texts = files_of(author.project / f"{name}.zip")
     assert not leaks(author.canaries, texts)
+    assert "disclosures.json" not in texts
     host = platform.node()
     assert len(host) < 6 or not leaks({"the real host": host}, texts)
     assert b'"helper":"1.0"' in texts["statement"]
     assert b"train.bin" in texts["statement"]  # the base name of an input is published
     assert texts["statement"].count(b'"redacted":true') >= 6
+
+
+OPENED = {
+    "base folder", "home folder", "project's parent folder", "data folder outside of the working directory",
+    "folder of a configuration file", "folder on PYTHONPATH", "git name", "git address", "git remote",
+}  # fmt: skip
+"""What the openings are there to tell. No secret, no host, no branch or message is among it."""
+
+
+@pytest.mark.parametrize("name", ["run", "failed"])
+def test_an_open_pack_holds_canaries_in_the_openings_only(author: World, name: str) -> None:
+    blind, opened = files_of(author.project / f"{name}.zip"), files_of(author.project / f"{name}-open.zip")
+    assert opened["run.json"] == blind["run.json"]
+    assert opened["signer.pub"] == blind["signer.pub"]
+    openings = opened.pop("disclosures.json")
+    assert not leaks(author.canaries, opened)
+    told = {leak.partition(" in clear")[0] for leak in leaks(author.canaries, {"disclosures.json": openings})}
+    assert told == OPENED
+    values = {item["name"]: item["value"] for item in json.loads(openings)["disclosures"]}
+    assert values["git.dirty"] is True
+    assert len(values["git.commit"]) == 40
+    assert values["git.remote"] == f"https://host.example/{author.canaries['git remote']}/x.git"
+
+
+def test_an_anonymous_run_tells_nothing_that_other_runs_of_its_author_tell(author: World) -> None:
+    """A fresh key, fresh salts, no packages of the laboratory; a pack is blind unless it is told not to be."""
+    project = author.project
+    for name in ("first", "second"):
+        run(author, project, "record", "--anonymous", "-q", "-d", name, "train.py", *author.arguments)
+        printed = run(author, project, "pack", name)
+        assert b"left out of a blind pack: disclosures.json" in printed.remarks
+    first, second = files_of(project / "first.zip"), files_of(project / "second.zip")
+    known = files_of(project / "run.zip")
+    assert "disclosures.json" not in first
+    assert len({texts["signer.pub"] for texts in (first, second, known)}) == 3
+    commitments = [
+        set(json.loads(texts["statement"])["predicate"]["commitments"].values()) for texts in (first, second, known)
+    ]
+    assert all(not a & b for a, b in ((commitments[0], commitments[1]), (commitments[0], commitments[2])))
+    assert b'"helper"' in known["statement"]
+    assert b'"helper"' not in first["statement"]
+    assert not leaks(author.canaries, first)
+    openings = json.loads((project / "first" / "disclosures.json").read_bytes())
+    assert openings["anonymous"] is True
+
+
+def test_a_killed_anonymous_run_is_not_signed_with_the_project_s_key(author: World) -> None:
+    project = author.project
+    run(author, project, "record", "-q", "-d", "mine", "train.py", *author.arguments)
+    run(author, project, "record", "--anonymous", "-q", "-d", "killed", "train.py", *author.arguments)
+    for name in ("run.json", "signer.pub"):
+        (project / "killed" / name).unlink()
+    run(author, project, "recover", "killed")
+    keys = {(project / name / "signer.pub").read_bytes() for name in ("run", "mine", "killed", "first")
+            if (project / name / "signer.pub").is_file()}  # fmt: skip
+    assert (project / "killed" / "signer.pub").read_bytes() != (project / "mine" / "signer.pub").read_bytes()
+    assert len(keys) >= 3
+
+
+# --- every verb -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Place:
+    """Where a reviewer works: a machine of their own with the author's packs, and what came out of each command."""
+
+    world: World
+    author: World
+    folder: Path
+    outputs: dict[str, bytes]
+
+    def do(self, *arguments: str, expect: int = 0, asked: bool = False) -> None:
+        """Run a command here; its data are kept, and the author's words are in its remarks neither."""
+        printed = run(self.world, self.folder, *arguments, expect=expect, asked=asked)
+        self.outputs[" ".join(arguments)] = printed.data
+        assert not leaks(self.author.canaries, {" ".join(arguments): printed.remarks})
+
+    def keep(self, *names: str) -> None:
+        """Keep files that a command wrote."""
+        for name in names:
+            path = self.folder / name
+            for file in path.rglob("*") if path.is_dir() else (path,):
+                if file.is_file():
+                    self.outputs[f"file {file.relative_to(self.folder)}"] = file.read_bytes()
+
+
+def at_reviewer(author: World, folder: Path) -> Place:
+    world = make_world(folder, "goshawk")
+    for name in ("run", "failed"):
+        shutil.copy(author.project / f"{name}.zip", world.project)
+    return Place(world, author, world.project, {})
+
+
+CHECKED = ("verify", "run.zip", "--allow-untrusted")
+QUIET = """
+import torch
+weight = torch.zeros(1, requires_grad=True)
+optimizer = torch.optim.SGD([weight], 0.1)
+(weight * weight).sum().backward()
+optimizer.step()
+"""
+
+
+def _record(place: Place) -> None:
+    (place.folder / "quiet.py").write_text(QUIET)
+    place.do("record", "-d", "own", "quiet.py", "--owner", place.world.canaries["user"])
+    place.keep("own/run.json", "own/steps.jsonl", "own/signer.pub", "own/source")
+
+
+def _recover(place: Place) -> None:
+    with zipfile.ZipFile(place.folder / "run.zip") as archive:
+        archive.extractall(place.folder / "killed")
+    (place.folder / "killed" / "run.json").unlink()
+    place.do("recover", "killed")
+    place.keep("killed")
+
+
+def _verify(place: Place) -> None:
+    for form in forms_of("verify"):
+        place.do(*CHECKED, "--format", form)
+    place.do(*CHECKED, "--save", "verification.json", "--attest")
+    place.keep("verification.json", "run.intoto.jsonl")
+
+
+def _show(place: Place) -> None:
+    place.do("show", "run.zip")
+
+
+def _diff(place: Place) -> None:
+    for form in ("text", "json"):
+        place.do("diff", "run.zip", "failed.zip", "--format", form, expect=1)
+
+
+def _pack(place: Place) -> None:
+    _recover(place)
+    place.do("pack", "killed", "-o", "again.zip")
+    place.keep("again.zip")
+
+
+def _report(place: Place) -> None:
+    place.do("report", "run.zip", "-o", "report")
+    place.keep("report")
+
+
+def _sign(place: Place) -> None:
+    place.do("sign", "run.zip")
+    place.keep("run.intoto.jsonl")
+
+
+def _keygen(place: Place) -> None:
+    place.do("keygen", "key")
+    place.keep("key.pub")
+
+
+def _trust(place: Place) -> None:
+    with zipfile.ZipFile(place.folder / "run.zip") as archive:
+        archive.extract("signer.pub", place.folder)
+    place.do("trust", "add", "submission-7", "signer.pub")
+    place.do("trust", "list")
+    place.do("trust", "revoke", "signer.pub")
+    place.do("trust", "remove", "submission-7")
+
+
+def _doctor(place: Place) -> None:
+    for form in ("text", "json"):
+        place.do("doctor", "--format", form)
+
+
+def _twice(place: Place) -> None:
+    (place.folder / "quiet.py").write_text(QUIET)
+    for form in ("text", "json"):
+        place.do("twice", "--format", form, "quiet.py", "--owner", place.world.canaries["user"])
+
+
+EXERCISED: dict[str, Callable[[Place], None]] = {
+    "diff": _diff,
+    "doctor": _doctor,
+    "keygen": _keygen,
+    "pack": _pack,
+    "record": _record,
+    "recover": _recover,
+    "report": _report,
+    "show": _show,
+    "sign": _sign,
+    "trust": _trust,
+    "twice": _twice,
+    "verify": _verify,
+}
+"""Every verb, and how its outputs are got. What a person at the terminal is told of their own machine (where a key was
+written, say) is no output; what they are told of another's is."""
+
+
+def forms_of(verb: str) -> tuple[str, ...]:
+    """Return the formats in which a verb can print."""
+    from trainmem_audit.screen import FORMATS
+
+    return tuple(FORMATS) if verb == "verify" else ("text", "json")
+
+
+def test_every_verb_is_exercised() -> None:
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert commands == EXERCISED.keys(), "a new verb needs a line in EXERCISED, so that its outputs are searched"
+
+
+@pytest.mark.parametrize("verb", EXERCISED)
+def test_no_canary_is_in_an_output_of_a_verb(author: World, tmp_path: Path, verb: str) -> None:
+    place = at_reviewer(author, tmp_path)
+    EXERCISED[verb](place)
+    assert place.outputs
+    canaries = {f"author's {what}": word for what, word in author.canaries.items()}
+    canaries |= {f"reviewer's {what}": word for what, word in place.world.canaries.items()}
+    assert not leaks(canaries, place.outputs)
 
 
 def test_no_canary_of_author_or_reviewer_is_in_what_a_reviewer_makes(author: World, tmp_path: Path) -> None:
@@ -263,7 +503,7 @@ def test_no_canary_of_author_or_reviewer_is_in_what_a_reviewer_makes(author: Wor
         local = there / "submission.zip"
         local.write_bytes(pack.read_bytes())
         place = f"{name}, crash {crash}"
-        texts[f"{place}: show"] = run(reviewer, there, "show", str(local))
+        texts[f"{place}: show"] = run(reviewer, there, "show", str(local)).data
         saved, report = there / "verification.json", there / "report"
         command = ("verify", str(local), "--allow-untrusted", "--replay", "full", "--yes", "--save", str(saved))
         data = [author.project, *(path.parent for path in author.base.glob("*/*") if path.name in INPUTS)]

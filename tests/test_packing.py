@@ -44,7 +44,7 @@ def lay(folder: Path, files: dict[str, bytes], note: str = "") -> Path:
     payload = canonical_bytes({"_type": "https://in-toto.io/Statement/v1", "note": note, "subject": subject})
     (folder / "run.json").write_bytes(env.seal(payload, "application/vnd.in-toto+json", AUTHOR))
     (folder / "signer.pub").write_bytes(AUTHOR.public.openssh_line())
-    (folder / "disclosures.json").write_bytes(b"{}\n")
+    (folder / "disclosures.json").write_bytes(b'{"schemaVersion":"0.1.0-draft","disclosures":[]}\n')
     return folder
 
 
@@ -76,7 +76,8 @@ def test_later_attestations_go_along(tmp_path: Path, run: Path) -> None:
 def test_a_blind_pack_leaves_the_openings_out(tmp_path: Path, run: Path) -> None:
     result = pack(run, tmp_path / "run.zip", blind=True)
     assert "disclosures.json" not in result.files
-    assert result.left_out == ("disclosures.json",)
+    assert result.kept_back == ("disclosures.json",)
+    assert result.left_out == ()
 
 
 def test_a_pack_has_the_same_bytes_whenever_and_wherever(tmp_path: Path, run: Path) -> None:

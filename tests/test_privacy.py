@@ -74,7 +74,42 @@ TOKENS = {
         shape("password: '", "longpassword1234", "'"),
     ],
 }
+TOKENS["assigned secret"] += [
+    shape('os.environ["WANDB_API_KEY"] = "', "0123456789abcdef" * 2, '"'),
+    shape('os.environ.setdefault("COMET_API_KEY", "', "a8Fk2Lq9Zx7Cv3Bn", '")'),
+    shape('parser.add_argument("--api-key", default="', "a8Fk2Lq9Zx7Cv3Bn", '")'),
+    shape('hf_token: str = "', "a8Fk2Lq9Zx7Cv3Bn", '"'),
+    shape('"client_secret": "', "a8Fk2Lq9Zx7Cv3Bn", '"'),
+    shape("secret='", "wJa1rXUtn2EM3/K7MD4NG", "'"),
+    shape('api_key=\\"', "a8Fk2Lq9Zx7Cv3Bn", '\\"'),
+]
+TOKENS |= {
+    "basic authorization": [shape("Authorization: Ba", "sic dXNlcjpwYXNzd29yZA==")],
+    "secret key file": [shape("AGE-SECRET-", "KEY-1", "Q2" * 29), shape("PuTTY-User-Key-", "File-3: ")],
+    "cloud storage key": [shape("Account", "Key=", "abcdEFGH1234" * 3, "==")],
+    "netrc password": [shape("machine api.example ", "login me password ", "hunter2")],
+    "service token": [
+        shape("dckr", "_pat_", "aB3_" * 6),
+        shape("da", "pi", "0123456789abcdef" * 2),
+        shape("hv", "s.", "aB3_" * 8),
+        shape("S", "G.", "aB3_" * 5, ".", "aB3-" * 10),
+        shape("wandb", "_v1_", "aB3_" * 10),
+        shape("r", "8_", "aB3" * 12, "a"),
+        shape("KG", "AT_", "0123456789abcdef" * 2),
+    ],
+}
 HARMLESS = [
+    'tokenizer = "EleutherAI/gpt-neox-20b"',
+    'token = "your_token_here_12345678"',
+    "secret_key = config.secret_key_of_the_thing2",
+    'cls_token="[unused12345678901]"',
+    'tokens_path = "data/tokens_v2_64k.bin"',
+    'publicKeyToken="1fc8b3b9a1e18e3b"',
+    'api_key = os.environ["MY_SERVICE_API_KEY_2"]',
+    'parser.add_argument("--token-file", default="/run/secrets/token1")',
+    '("CU_POINTER_ATTRIBUTE_P2P_TOKENS", "HIP_POINTER_ATTRIBUTE_P2P_TOKENS")',
+    'sort_key="a8Fk2Lq9Zx7Cv3Bn"',
+    "machine learning: login with your password on the page",
     "ssh://git@host.example/owner/repo.git",
     "https://example.org:8080/path?x=1",
     "task-oriented-learning-with-3-heads-and-more",
@@ -102,6 +137,31 @@ def test_a_token_is_found_by_its_shape_wherever_it_stands(kind: str, token: str)
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_is_no_secret_is_not_found(text: str) -> None:
     assert find_secrets(text) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export WANDB_API_KEY=" + "0123456789abcdef" * 2,
+        "    AWS_SECRET_ACCESS_KEY: wJalrXUtn2EMI/K7MDENG/bPxRfiCY",
+        "+export API_TOKEN=a8Fk2Lq9Zx7Cv3Bna8Fk2Lq9Zx7Cv3Bn  # mine"[1:],
+        "-password = a8Fk2Lq9Zx7Cv3Bna8Fk2",
+        "# api_key = a8Fk2Lq9Zx7Cv3Bna8Fk2;",
+    ],
+)
+def test_a_secret_in_a_line_of_settings_or_of_a_diff_is_found(line: str) -> None:
+    for text in (line, f"one\n{line}\ntwo", f"{line}\r\n"):
+        assert [kind for kind, _, _ in find_secrets(text)] == ["assigned secret"]
+
+
+def test_ordinary_code_holds_no_secret() -> None:
+    """All of torch's own Python, the scripts of the tests and the examples."""
+    root = Path(__file__).resolve().parent
+    corpora = (Path(torch.__file__).parent, root / "scripts", root / "zoo", root.parent / "examples")
+    files = [path for corpus in corpora for path in corpus.rglob("*.py")]
+    assert len(files) > 1000
+    found = {path.name: find_secrets(path.read_text("utf-8", "replace")) for path in files}
+    assert not {name: hits for name, hits in found.items() if hits}
 
 
 @pytest.mark.parametrize("token", [token for all_ in TOKENS.values() for token in all_])

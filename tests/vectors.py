@@ -251,6 +251,23 @@ def verification_cases() -> Iterator[Case]:
     )
 
 
+def disclosures_cases() -> Iterator[Case]:
+    """Give the cases of the openings of commitments."""
+    opening = {"name": "git.commit", "salt": "AAECAwQFBgcICQoLDA0ODw", "value": "4" * 40}
+    make = Faults({"schemaVersion": SCHEMA_VERSION, "disclosures": [opening]})
+
+    def first(**members: Any) -> Callable[[Members], object]:
+        return lambda d: d["disclosures"][0].update(members)
+
+    yield make.valid("one", "one opening")
+    yield make.valid("none", "whoever publishes the file may take openings out", lambda d: d.update(disclosures=[]))
+    yield make.valid("nothing-known", "`null` is a value: nothing was known", first(value=None))
+    yield make.valid("pairs", "places of inputs", first(name="inputs", value=[["data.csv", "/home/a/data.csv"]]))
+    yield make.invalid("short-salt", "128 bits at least", "/disclosures/0/salt", first(salt="AAECAw"))
+    yield make.invalid("a-number", "no numbers are committed to", "/disclosures/0/value", first(value=7))
+    yield make.invalid("unknown-member", "an opening is closed", "/disclosures/0/digest", first(digest="0" * 64))
+
+
 def checklist_cases() -> Iterator[Case]:
     """Give the cases of the checklist: ours with two items, so that it stays short."""
     whole = json.loads((FOLDER.parent / "checklist.json").read_text(encoding="utf-8"))
@@ -476,6 +493,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Case]]] = {
     "statement": statement_cases,
     "step-log": line_cases,
     "verification": verification_cases,
+    "disclosures": disclosures_cases,
     "checklist": checklist_cases,
     "findings": findings_cases,
     "compliance": compliance_cases,

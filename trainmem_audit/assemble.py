@@ -14,6 +14,8 @@ from typing import Any
 
 from trainmem_audit import __version__
 from trainmem_audit.canonical import canonical_bytes
+from trainmem_audit.commitments import MAX_BYTES, disclosures_bytes, open_commitments, parse_disclosures
+from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
 from trainmem_audit.documents.manifest import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
@@ -114,6 +116,7 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "inputs": tuple(log.inputs.values()),
         "files": tuple(log.files.values()),
         "folders": tuple(log.folders.values()),
+        "commitments": log.commitments,
         "step_logs": (step_log,),
         "snapshots": tuple(
             {"step": line.step, "file": name, "size": line.size} for name, line in log.snapshots.items()
@@ -160,6 +163,8 @@ def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> R
         for name, length in (("tensors.b3", _frames_length), ("order/rank-0.i64", _order_length)):
             if name in reader.names():
                 cut[name] = _truncate(reader, name, length(reader, name, log))
+        if (size := _drop_openings(reader, run_dir, log)) > 0:
+            cut[DISCLOSURES] = size
         spoken_of = _own_files(log)
         for name in reader.names():
             if log.end is None and name.startswith(("source/", "snapshots/")) and name not in spoken_of:
@@ -171,6 +176,22 @@ def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> R
     missing = f"everything after step {log.steps - 1}" if log.steps else "every step"
     extra = () if log.end is not None else (f"{missing}: {why}",)
     return Recovery(sign_run(run_dir, log, signer, extra), log.steps, cut)
+
+
+def _drop_openings(reader: DirectoryReader, run_dir: Path, log: LogSummary) -> int:
+    """Take out the openings that were written just before their digests would have been; return how many bytes."""
+    if DISCLOSURES not in reader.names():
+        return 0
+    data = reader.read(DISCLOSURES, MAX_BYTES)
+    document = parse_disclosures(data)
+    shown, _ = open_commitments(log.commitments, document)
+    opened = {item.name for item in shown if item.opened}
+    kept = tuple(item for item in document.disclosures if item.name in opened)
+    if len(kept) == len(document.disclosures):
+        return 0
+    new = disclosures_bytes(document.model_copy(update={"disclosures": kept}))
+    write_atomic(run_dir / DISCLOSURES, new, mode=0o600)
+    return len(data) - len(new)
 
 
 def _read_log(reader: DirectoryReader) -> LogSummary:

@@ -45,6 +45,7 @@ __all__ = [
     "load_or_make_project_key",
     "make_anonymous_key",
     "own_keyids",
+    "own_keys",
     "parse_public_keys",
     "project_key_path",
     "write_key",
@@ -461,10 +462,15 @@ def make_anonymous_key(passphrase: bytes | None) -> tuple[Signer, Path]:
     return signer, path
 
 
-def own_keyids() -> set[str]:
-    """Return the fingerprints of this machine's own keys; a file there that is no such key is no key."""
-    keyids = set()
+def own_keys() -> dict[PublicKey, Path]:
+    """Return this machine's own keys and where their private halves lie; a file there that is no such key is no key."""
+    found: dict[PublicKey, Path] = {}
     for public in sorted((home() / "keys").glob("*.pub")):
         with suppress(KeyFileError, OSError):
-            keyids.add(PublicKey.from_openssh(public.read_bytes(), str(public)).keyid)
-    return keyids
+            found[PublicKey.from_openssh(public.read_bytes(), str(public))] = public.with_suffix("")
+    return found
+
+
+def own_keyids() -> set[str]:
+    """Return the fingerprints of this machine's own keys."""
+    return {key.keyid for key in own_keys()}

@@ -17,6 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainmem_audit.canonical import loads_strict, sha256_hex
+from trainmem_audit.commitments import MAX_BYTES as MAX_OPENINGS
+from trainmem_audit.commitments import parse_disclosures
+from trainmem_audit.documents.attestations import FILE_NAME as ATTESTATIONS
+from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
+from trainmem_audit.documents.disclosures import SCHEMA_VERSION, Disclosures
 from trainmem_audit.documents.manifest import UNLISTED
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import NEXT_LINE, FormatError, UsageError
@@ -26,6 +31,8 @@ from trainmem_audit.rundir import DirectoryReader, RunReader, check_names
 __all__ = ["PackResult", "Secret", "find_in_run", "pack"]
 
 BINARY_SUFFIXES: Final = (".b3", ".i64", ".safetensors")
+_NAMING: Final = frozenset({DISCLOSURES, ATTESTATIONS})
+"""Files that are there to say who: searched for secrets only, and left out of a blind pack."""
 _CHUNK: Final = 2**20
 _OVERLAP: Final = 512  # longer than any token that is searched for
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
@@ -46,17 +53,22 @@ class Secret:
 
 @dataclass(frozen=True)
 class PackResult:
-    """What was packed, what of the directory was left out, and what was let through although it was found."""
+    """What was packed, what of the directory was left out, and what was let through although it was found.
+
+    `kept_back` is what a blind pack leaves out, `opened` the commitments whose openings go along.
+    """
 
     path: Path
     bytes: int
     files: tuple[str, ...]
     left_out: tuple[str, ...]
     secrets: tuple[Secret, ...]
+    kept_back: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
 
 
 def pack(
-    run_dir: Path, out: Path, *, allow_secrets: bool = False, allow_identity: bool = False, blind: bool = False
+    run_dir: Path, out: Path, *, allow_secrets: bool = False, allow_identity: bool = False, blind: bool | None = False
 ) -> PackResult:
     """Write the run in `run_dir` to the zip `out`, whole or not at all.
 
@@ -65,7 +77,8 @@ def pack(
     allow_secrets, allow_identity:
         Pack although something looks like a secret, or names this user or machine.
     blind:
-        Leave out the openings of the salted commitments (DESIGN § 2.5); the signature still holds.
+        Leave out what names people: the openings of the salted commitments (DESIGN § 2.5) and what others attested.
+        `run.json` is the same, so the signature still holds. `None`: as the run was recorded, blind with `--anonymous`.
 
     Raises
     ------
@@ -79,7 +92,10 @@ def pack(
     with DirectoryReader(run_dir) as reader:
         data = reader.read("run.json", MAX_BYTES)
         digests = _signed_digests(reader, data)
-        wanted = set(digests) | (UNLISTED - ({"disclosures.json"} if blind else set()))
+        disclosures = _disclosures(reader)
+        blind = disclosures.anonymous if blind is None else blind
+        kept_back = tuple(name for name in reader.names() if blind and name in _NAMING)
+        wanted = (set(digests) | UNLISTED) - set(kept_back)
         files = tuple(name for name in reader.names() if name in wanted)
         expected = {name: digests.get(name) or reader.sha256(name) for name in files}
         expected["run.json"] = sha256_hex(data)  # what was read and searched is what is packed
@@ -89,8 +105,16 @@ def pack(
         if stopping:
             raise _refusal(stopping)
         _write_zip(reader, expected, out)
-        left_out = tuple(name for name in reader.names() if name not in wanted)
-    return PackResult(out, out.stat().st_size, files, left_out, found)
+        left_out = tuple(name for name in reader.names() if name not in wanted and name not in kept_back)
+    opened = () if blind else tuple(item.name for item in disclosures.disclosures if item.value is not None)
+    return PackResult(out, out.stat().st_size, files, left_out, found, kept_back, opened)
+
+
+def _disclosures(reader: RunReader) -> Disclosures:
+    """Return the openings in the run directory; a file that cannot be read is not packed, blind or not."""
+    if DISCLOSURES not in reader.names():
+        return Disclosures(schema_version=SCHEMA_VERSION, disclosures=())
+    return parse_disclosures(reader.read(DISCLOSURES, MAX_OPENINGS), DISCLOSURES)
 
 
 def _check_places(run_dir: Path, out: Path) -> None:
@@ -143,7 +167,7 @@ def find_in_run(reader: RunReader, files: tuple[str, ...]) -> tuple[Secret, ...]
         found += _search(name, name, 0, names)
         if not name.endswith(BINARY_SUFFIXES):
             for number, text in _pieces(reader, name):
-                found += _search(text, name, number, names)
+                found += _search(text, name, number, () if name in _NAMING else names)
         if name == "run.json":
             payload = parse_envelope(reader.read(name, MAX_BYTES), name).payload
             found += _search(payload.decode("utf-8", "replace"), name, 1, names)

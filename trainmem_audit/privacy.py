@@ -33,6 +33,7 @@ __all__ = [
     "find_secrets",
     "identity",
     "is_secret_value",
+    "is_unicode",
     "known_identity",
     "last_line",
     "public_line",
@@ -123,10 +124,34 @@ _SHAPES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
         ("bearer",),
         r"\b[Bb](?i:earer)\s{1,8}(?=[A-Za-z0-9._~+/-]{0,255}[0-9])[A-Za-z0-9._~+/-]{16,255}",
     ),
-    "assigned secret": (
-        ("token", "secret", "passw", "api", "credential"),
-        r"(?i:(?:token|secret|passw(?:or)?d|api.?key|credential)[a-z_]{0,30}[\"']?\s{0,8}[=:]\s{0,8}[\"'])"
-        r"(?=[^\"']{0,255}[0-9])(?=[^\"']{0,255}[A-Za-z])[A-Za-z0-9+/_.=-]{16,255}[\"']",
+    "basic authorization": (
+        ("basic",),
+        r"(?i:\bauthorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?basic)\s{1,8}[A-Za-z0-9+/]{12,255}={0,2}",
+    ),
+    "secret key file": (
+        ("putty-user-key-file-", "age-secret-key-1"),
+        r"PuTTY-User-Key-File-[0-9]: |AGE-SECRET-KEY-1[0-9A-Z]{50,70}",
+    ),
+    "cloud storage key": (
+        ("accountkey=", "sharedaccesskey=", "sharedaccesssignature="),
+        r"(?i:accountkey|sharedaccesskey|sharedaccesssignature)=[A-Za-z0-9+/%]{20,255}={0,2}",
+    ),
+    "netrc password": (
+        ("machine",),
+        r"\bmachine\s{1,8}[^\s\"']{1,255}\s{1,8}login\s{1,8}[^\s\"']{1,255}\s{1,8}password\s{1,8}[^\s\"']{1,255}",
+    ),
+    "service token": (
+        (
+            *("dckr_pat_", "dop_v1_", "dapi", "gsk_", "hvs.", "r8_", "shpat_", "sg.", "xai-", "lin_api_", "ntn_"),
+            *("pul-", "atatt3", "sntrys_", "wandb_v1_", "rpa_", "tskey-", "glsa_", "nvapi-", "kgat_"),
+        ),
+        r"(?<![A-Za-z0-9_.-])(?:"
+        r"dckr_pat_[A-Za-z0-9_-]{20,255}|dop_v1_[0-9a-f]{60,70}|dapi[0-9a-f]{32}(?![0-9a-f])|gsk_[A-Za-z0-9]{40,80}"
+        r"|hvs\.[A-Za-z0-9_-]{24,255}|r8_[A-Za-z0-9]{37}(?![A-Za-z0-9])|shpat_[0-9a-f]{32}"
+        r"|SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{30,64}|xai-[A-Za-z0-9]{60,100}|lin_api_[A-Za-z0-9]{32,64}"
+        r"|ntn_[A-Za-z0-9]{40,60}|pul-[0-9a-f]{40}(?![0-9a-f])|ATATT3[A-Za-z0-9_=-]{60,255}|sntrys_[A-Za-z0-9+/=_-]{40,255}"
+        r"|wandb_v1_[A-Za-z0-9_-]{30,255}|rpa_[A-Z0-9]{40,60}|tskey-[a-z]{2,12}-[A-Za-z0-9-]{16,80}"
+        r"|glsa_[A-Za-z0-9]{32}_[0-9a-f]{8}|nvapi-[A-Za-z0-9_-]{60,80}|KGAT_[0-9a-f]{32})",
     ),
 }
 """Kind to (what the text must hold in lower case, the pattern): the first is what makes long logs quick to search.
@@ -134,6 +159,65 @@ _SHAPES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 Every repetition is bounded, so that no text, however made, takes more than linear time.
 """
 _SECRETS: Final = {kind: (marks, re.compile(shape)) for kind, (marks, shape) in _SHAPES.items()}
+
+_MARKS: Final = ("token", "secret", "passw", "passphrase", "credential", "key")
+_NAME_BEFORE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}\Z")
+_LINE_BEFORE: Final = re.compile(
+    r"(?:\A|\n)[ \t#>-]{0,16}(?:(?:export|set|setenv|ENV|ARG)[ \t]{1,4})?[A-Za-z0-9_.-]{0,40}\Z"
+)
+_QUOTED: Final = re.compile(
+    r"[A-Za-z0-9_.-]{0,30}(?:\\?[\"'])?\]?\s{0,8}"
+    r"(?:(?::\s{0,4}[A-Za-z_][A-Za-z_.\[\] |]{0,40})?=|:|,(?:\s{0,8}(?:default|value)\s{0,4}=)?)"
+    r"\s{0,8}[rbfuRBFU]{0,2}\\?[\"'](?P<value>[A-Za-z0-9+/_.=~!@#$%^&*:?-]{12,255})\\?[\"']"
+)
+_UNQUOTED: Final = re.compile(
+    r"[A-Za-z0-9_.-]{0,30}[ \t]{0,8}[=:][ \t]{0,8}(?P<value>[A-Za-z0-9+/_=.~-]{20,255})"
+    r"(?=[ \t]{0,16}(?:[#;,\r\n]|\\n|\Z))"
+)
+_WORDS: Final = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|[^A-Za-z0-9]|(?<![A-Za-z0-9])[0-9]{1,4}(?![A-Za-z0-9])")
+_PLACE_HOLDER: Final = re.compile(
+    r"(?i:your|example|dummy|placeholder|change.?me|insert|replace|fixme|todo|xxxx|\*{3}|\.{3})"
+)
+_PASSWORD: Final = re.compile(r"passw|passphrase", re.IGNORECASE)
+
+
+def _assigned_secrets(text: str, lower: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of what is assigned to the name of a secret and looks like one.
+
+    In source, settings and shells: `NAME = "…"`, `"NAME": "…"`, `f("NAME", "…")`, `NAME: str = "…"`, `export NAME=…`.
+    """
+    if len(lower) != len(text):  # some letters have two in lower case
+        lower = "".join(char.lower() if char.isascii() else "?" for char in text)
+    for mark in _MARKS:
+        at = lower.find(mark)
+        while at >= 0:
+            found = _QUOTED.match(text, at)
+            least = 10
+            if found is None and _LINE_BEFORE.search(text, max(0, at - 70), at):
+                found, least = _UNQUOTED.match(text, at), 12
+            if found is not None:
+                before = _NAME_BEFORE.search(text, max(0, at - 40), at)
+                name = (before[0] if before else "") + text[at : found.start("value")]
+                if _is_assigned(name, found["value"], least):
+                    yield at, found.end()
+            at = lower.find(mark, at + len(mark))
+
+
+def _is_assigned(name: str, value: str, least: int) -> bool:
+    """Return whether a value under a name is a secret: no word, path or place holder, `least` characters of no word."""
+    if (
+        "public" in name.lower()
+        or "://" in value
+        or value.startswith(("/", "./", "~", "$"))
+        or _PLACE_HOLDER.search(value)
+    ):
+        return False
+    if not (re.search("[0-9]", value) and re.search("[A-Za-z]", value)) or len(set(value)) < 6:
+        return False
+    if not any(is_secret_value(word, value) for word in re.findall(r"[A-Za-z0-9_.-]{3,}", name)):
+        return False
+    return bool(_PASSWORD.search(name)) or len(_WORDS.sub("", value)) >= least
+
 
 GENERIC: Final = frozenset(
     re.findall(
@@ -179,6 +263,7 @@ def find_secrets(text: str) -> list[tuple[str, int, int]]:
         if any(mark in lower for mark in marks)
         for match in pattern.finditer(text)
     ]
+    hits += [(start, -end, "assigned secret") for start, end in _assigned_secrets(text, lower)]
     found: list[tuple[str, int, int]] = []
     for start, minus_end, kind in sorted(hits):
         if not found or start >= found[-1][2]:
@@ -234,7 +319,7 @@ def public_text(text: str) -> str:
     """
     leads = os.path.isabs(text) or "file://" in text.lower() or _CLIMBS.search(text)  # noqa: PTH117
     hidden = leads or find_secrets(text) or _tells(text, known_identity())
-    return REDACTED if hidden or not _is_unicode(text) else text
+    return REDACTED if hidden or not is_unicode(text) else text
 
 
 def public_name(name: str) -> str:
@@ -407,7 +492,7 @@ def _redact(text: str, cwd: Path, names: tuple[str, ...]) -> Argument:
     match = _PREFIX.match(text)
     prefix = match[0] if match else ""
     value = text[len(prefix) :]
-    if not _is_unicode(text) or find_secrets(prefix) or find_identity(prefix, names):
+    if not is_unicode(text) or find_secrets(prefix) or find_identity(prefix, names):
         return Argument(redacted=True)
     if prefix.endswith("=") and value and is_secret_value(prefix, value):  # (1)
         return Argument(prefix=prefix, redacted=True)
@@ -436,7 +521,8 @@ def _assigns_secret(value: str) -> bool:
     return any(not _COUNT_NAME.search(match[0]) for match in _ASSIGNED.finditer(value))
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Return whether a record, which is UTF-8, can hold the text: a path may be any bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

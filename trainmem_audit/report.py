@@ -427,6 +427,7 @@ _SIGNATURE: Final = {
     "self": ("note", "own key", "Signed with a key of the machine that made this report: integrity, no identity."),
     "unknown-signer": ("warn", "valid, unknown signer", "The signature is valid; nothing here says whose key it is."),
     "not-checkable": ("off", "not checkable", "No key was at hand to check the signature with."),
+    "revoked": ("bad", "revoked key", "The signature is by a key that was revoked: its holder may be anybody."),
     "invalid": ("bad", "invalid", "The signature does not fit the statement: nobody vouches for what follows."),
 }
 _BYTES: Final = {
@@ -630,7 +631,7 @@ def _item_details(item: ItemResult) -> tuple[tuple[str, str], ...]:
 
 def _is_doubtful(verification: Verification) -> bool:
     broken = verification.bytes == "broken" or verification.record == "inconsistent"
-    return broken or verification.signature.state in ("invalid", "not-checkable")
+    return broken or verification.signature.state in ("invalid", "not-checkable", "revoked")
 
 
 def _context(
@@ -695,6 +696,7 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
     environment.filters.update(
         bytes=lambda count: f"{count:,} B",
         caption=_caption,
+        fact=fact_text,
         lifetime=lifetime_text,
         size=size_text,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
 from trainmem_audit.text import clip, json_text, safe_text
 
@@ -21,6 +22,7 @@ _SIGNATURES = {
     "self": "valid, signed with a key of this machine (self: accepted, not trusted)",
     "unknown-signer": "valid, unknown signer",
     "not-checkable": "not checkable",
+    "revoked": "by a REVOKED key",
     "invalid": "INVALID",
 }
 _MOST = 40
@@ -33,7 +35,14 @@ def verification_text(verification: Verification) -> str:
 
 def verification_lines(verification: Verification) -> list[str]:
     """Return all of it but what it comes to."""
-    parts = (_checks(verification), _findings(verification), _replay(verification.replay), _verdicts(verification))
+    parts = (
+        _checks(verification),
+        _findings(verification),
+        _replay(verification.replay),
+        _opened(verification),
+        _attested(verification),
+        _verdicts(verification),
+    )
     return [line for part in parts for line in part]
 
 
@@ -85,6 +94,36 @@ def _replay(replay: Replay) -> Iterator[str]:
         yield f"  note: {safe_text(note)}"
 
 
+def _opened(verification: Verification) -> Iterator[str]:
+    opened = [item for item in verification.commitments if item.opened]
+    known = [item for item in opened if item.value is not None]
+    if opened:
+        yield ""
+        yield f"opened: {len(opened)} of {len(verification.commitments)} commitments, and they are what was signed"
+    for item in known[:_MOST]:
+        yield f"  {clip(safe_text(item.name), 40)}: {clip(safe_text(fact_text(item.value)), 200)}"
+    if len(known) > _MOST:
+        yield f"  and {len(known) - _MOST} more"
+
+
+def _attested(verification: Verification) -> Iterator[str]:
+    """Yield what others signed about the run: their words, and beside them what they are worth here."""
+    attestations = verification.attestations
+    if attestations:
+        yield ""
+        yield f"attested by others ({len(attestations)}; one that was taken out leaves no trace)"
+    for item in attestations[:_MOST]:
+        signature = item.signature
+        who = " · ".join(safe_text(text) for text in (signature.principal, signature.keyid) if text) or "somebody"
+        yield f"  {item.kind} by {clip(who, 200)}: {_SIGNATURES[signature.state]}"
+        said = [item.mode, " ".join(item.properties), item.created]
+        if any(said):
+            yield f"    says:   {clip(safe_text(' · '.join(text for text in said if text)), 300)}"
+        yield f"    counts: {'yes' if item.counts else 'no'}, {clip(safe_text(item.detail), 300)}"
+    if len(attestations) > _MOST:
+        yield f"  and {len(attestations) - _MOST} more (--format json lists them all)"
+
+
 def difference_lines(difference: Difference) -> Iterator[str]:
     """Yield a difference: where, the blame, and every component in the order of cause with its tensors."""
     stage = {"start": " (before its update)", "step": "", "end": " (after the last update)"}[difference.stage]
@@ -128,7 +167,7 @@ def result_text(verification: Verification) -> str:
             return f"not passed: {errors} finding{'s' if errors > 1 else ''}"
         if replay.outcome == "mismatch":
             return f"not passed: the {'edited code' if replay.what_if else 'replay'} came out differently"
-        if signature.state == "unknown-signer":
+        if signature.state in ("unknown-signer", "revoked"):
             return f"not passed: {signature.detail}"
         return "not passed: the signature is invalid"
     if signature.state == "not-checkable":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from trainmem_audit.documents.findings import Signature
+from trainmem_audit.documents.findings import Attestation, Opening, Signature
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Component
 from trainmem_audit.report import command_line, package_order, run_seconds
@@ -24,7 +24,9 @@ _MOST_COMPONENTS: Final = 10
 _MOST_LOADERS: Final = 2
 _MOST_LOGS: Final = 2
 _MOST_LEFT_OUT: Final = 2
-_TWO_LINES: Final = frozenset({"command", "order", "packages"})
+_MOST_ATTESTED: Final = 3
+_FACTS_FIRST: Final = ("git.commit", "git.dirty", "author", "git.remote")
+_TWO_LINES: Final = frozenset({"command", "committed", "order", "packages"})
 """What may go on in a second line; everything else is cut off at the end of its own."""
 
 _STATES: Final = {
@@ -32,11 +34,17 @@ _STATES: Final = {
     "self": "valid, own key",
     "unknown-signer": "valid, unknown signer",
     "not-checkable": "not checkable",
+    "revoked": "by a REVOKED key: it counts for nothing",
     "invalid": "INVALID: nobody vouches for what follows",
 }
 
 
-def statement_text(statement: Statement, signature: Signature | None) -> str:
+def statement_text(
+    statement: Statement,
+    signature: Signature | None,
+    openings: Sequence[Opening] = (),
+    attestations: Sequence[Attestation] = (),
+) -> str:
     """Return the statement as text that ends in a line feed; `signature` is the verdict on it, where there is one."""
     manifest = statement.predicate
     rows = [
@@ -54,6 +62,8 @@ def statement_text(statement: Statement, signature: Signature | None) -> str:
         ("inputs", f"{_count(manifest.inputs, 'file')}, {size_text(sum(item.bytes for item in manifest.inputs))}"),
         ("code", _listed([item.path for item in manifest.files])),
         *_snapshots(manifest),
+        *_commitments(openings),
+        *_attestations(attestations),
         *_left_out(manifest),
         ("files", f"{len(statement.subject)} listed, each with its SHA-256 digest"),
         *_logs(manifest),
@@ -122,6 +132,27 @@ def _component(component: Component) -> str:
     labels = f"{component.source} · {component.lifetime} · {component.visibility}"
     size = "–" if component.tensors is None else size_text(component.bytes)
     return f"{size:>9}  {parts:<12}  {labels}"
+
+
+def _commitments(openings: Sequence[Opening]) -> Iterator[tuple[str, str]]:
+    """Yield what was opened of what the record commits to, and says something."""
+    if openings:
+        told = {item.name: item.value for item in openings if item.opened}
+        known = [
+            name for name in (*_FACTS_FIRST, *sorted(told.keys() - set(_FACTS_FIRST))) if told.get(name) is not None
+        ]
+        facts = " · ".join(f"{name} {fact_text(told[name])}" for name in known)
+        yield "committed", f"to {_count(openings, 'fact')}, {len(told)} opened" + (f": {facts}" if facts else "")
+
+
+def _attestations(attestations: Sequence[Attestation]) -> Iterator[tuple[str, str]]:
+    for index, item in enumerate(attestations[:_MOST_ATTESTED]):
+        who = item.signature.principal or item.signature.keyid or "somebody"
+        said = f": {item.mode}" if item.mode else ""
+        worth = "" if item.counts else f" · does not count: {item.detail}"
+        yield "" if index else "attested", f"{item.kind} by {who}, {item.signature.state}{said}{worth}"
+    if len(attestations) > _MOST_ATTESTED:
+        yield "", f"and {len(attestations) - _MOST_ATTESTED} more"
 
 
 def _loaders(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -97,6 +97,7 @@ class LogSummary:
     seeds: list[Seed] = field(default_factory=list)
     folders: dict[str, Folder] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    commitments: dict[str, str] = field(default_factory=dict)
     _parts: int = 0
 
     def take(self, line: Line) -> None:
@@ -133,6 +134,7 @@ class LogSummary:
         self.seeds += line.seeds or ()
         for folder in line.folders or ():
             self._replace(self.folders, folder.path, folder)
+        self._keep_first(self.commitments, line.commitments or {})
         known = (
             self.components,
             self.streams,
@@ -142,6 +144,7 @@ class LogSummary:
             self.files,
             self.seeds,
             self.folders,
+            self.commitments,
         )
         self._bound(max(len(names) for names in known))
         if line.profile is not None:

@@ -1,8 +1,8 @@
-"""Whom a key belongs to: the trust file in OpenSSH's `allowed_signers` form, and the verdict on a signer.
+"""Whom a key belongs to: the trust file in OpenSSH's `allowed_signers` form, revoked keys, and the verdict on a signer.
 
 The form is that of ssh-keygen(1), *ALLOWED SIGNERS*: `PRINCIPALS [OPTIONS] KEYTYPE BASE64 [COMMENT]`.
 Certificates are refused; keys other than Ed25519 are kept and count for nothing, since they cannot have
-signed a record.
+signed a record. Revoked keys stand in a plain list, a key or a fingerprint a line, as OpenSSH's RevokedKeys takes it.
 
 Not here: whether the bytes of an envelope have the right form (`envelope.form_findings`), and exit codes.
 """
@@ -22,7 +22,20 @@ from trainmem_audit.errors import FormatError, KeyFileError, UsageError
 from trainmem_audit.keys import PublicKey, home, is_keyid
 from trainmem_audit.rundir import write_atomic
 
-__all__ = ["Entry", "Trust", "accepted", "add_signer", "judge", "read_trust", "remove_signer", "trust_path"]
+__all__ = [
+    "Entry",
+    "Trust",
+    "accepted",
+    "add_signer",
+    "judge",
+    "parse_moment",
+    "read_revoked",
+    "read_trust",
+    "remove_signer",
+    "revoke",
+    "revoked_path",
+    "trust_path",
+]
 
 NAMESPACE: Final = "trainmem-audit"
 """What a `namespaces=` option must allow, if a line has one."""
@@ -38,6 +51,13 @@ _LINE: Final = re.compile(
     re.VERBOSE,
 )
 _OPTION: Final = re.compile(r'([A-Za-z-]+)(?:="((?:[^"\\]|\\.)*)")?(?:,|\Z)')
+_REVOKED: Final = re.compile(
+    r"""[ \t]* (?: (?:key|hash|sha256) : [ \t]* )?
+    (?: (?P<keyid>SHA256:[A-Za-z0-9+/]{43})
+      | (?P<kind>(?:ssh-|ecdsa-sha2-|sk-)[A-Za-z0-9@.-]+) [ \t]+ (?P<blob>[A-Za-z0-9+/]+={0,2}) (?: [ \t]+ .* )? )
+    [ \t]*""",
+    re.VERBOSE,
+)
 _TIME: Final = re.compile(r"(\d{8})(\d{4}(?:\d\d)?)?(Z?)", re.ASCII)
 
 
@@ -62,9 +82,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Trust:
-    """The entries of a trust file; an absent file is an empty one."""
+    """The entries of a trust file, none if it is absent; `revoked` are fingerprints, which outdo any entry."""
 
     entries: tuple[Entry, ...] = ()
+    revoked: frozenset[str] = frozenset()
 
     def keys(self) -> tuple[PublicKey, ...]:
         """Return every Ed25519 key in the file, also those that do not count now."""
@@ -72,15 +93,17 @@ class Trust:
 
     def principals(self, key: PublicKey, at: datetime | None = None) -> tuple[str, ...]:
         """Return the principals (patterns as written) to whom `key` belongs at the time `at`, else now."""
-        when = at or datetime.now(UTC)
-        lines = [entry for entry in self.entries if entry.key == key and entry.counts(when)]
+        lines = self._lines(key, at)
         return tuple(dict.fromkeys(name for entry in lines for name in entry.principals if _names_one(entry, name)))
 
     def belongs(self, key: PublicKey, principal: str, at: datetime | None = None) -> bool:
         """Return whether `key` belongs to `principal` at the time `at`, wildcards and `!` as in OpenSSH."""
+        return any(_matches(entry.principals, principal) for entry in self._lines(key, at))
+
+    def _lines(self, key: PublicKey, at: datetime | None) -> list[Entry]:
         when = at or datetime.now(UTC)
-        lines = (entry for entry in self.entries if entry.key == key and entry.counts(when))
-        return any(_matches(entry.principals, principal) for entry in lines)
+        own = [] if key.keyid in self.revoked else self.entries
+        return [entry for entry in own if entry.key == key and entry.counts(when)]
 
 
 def _names_one(entry: Entry, name: str) -> bool:
@@ -121,6 +144,79 @@ def read_trust(path: Path | None = None) -> Trust:
     lines = _read_lines(place)
     parsed = (_parse_line(line, f"{place.name}:{number}") for number, line in enumerate(lines, 1))
     return Trust(tuple(entry for entry in parsed if entry))
+
+
+def revoked_path() -> Path:
+    """Return where the list of revoked keys lies unless another is named."""
+    return home() / "revoked_keys"
+
+
+def read_revoked(path: Path | None = None) -> frozenset[str]:
+    """Return the fingerprints of revoked keys; without `path` the default list, which may be absent.
+
+    A line is a fingerprint `SHA256:…` or a public key, maybe after `key:`, `hash:` or `sha256:` as in ssh-keygen's KRL
+    specifications; `#` begins a comment. Keys of other kinds than Ed25519 can have signed no record.
+
+    Raises
+    ------
+    FormatError
+        Naming file and line, for a line that is none of these: a revocation that cannot be read is not passed over.
+    UsageError
+        If a named file is absent.
+    """
+    place = path or revoked_path()
+    if path is not None and not place.is_file():
+        raise UsageError("no such list of revoked keys", where=str(place))
+    if place.exists():
+        with place.open("rb") as file:
+            if file.read(6) == b"SSHKRL":
+                raise FormatError(
+                    "a binary KRL, which is not read here",
+                    where=str(place),
+                    expected="a fingerprint or a public key a line",
+                    remedy="give the list that it was made of",
+                )
+    found = (_revoked_key(line, f"{place.name}:{number}") for number, line in enumerate(_read_lines(place), 1))
+    return frozenset(keyid for keyid in found if keyid)
+
+
+def revoke(path: Path, keyid: str) -> bool:
+    """Add a fingerprint to a list of revoked keys; return whether that is new. Other lines stay."""
+    if path.exists() and keyid in read_revoked(path):
+        return False
+    _write_lines(path, [*_read_lines(path), keyid])
+    return True
+
+
+def _revoked_key(line: str, where: str) -> str | None:
+    plain = line.partition("#")[0].strip()
+    if not plain:
+        return None
+    match = _REVOKED.fullmatch(plain)
+    if not match:
+        raise FormatError(
+            "not a line of a list of revoked keys",
+            where=where,
+            expected="SHA256:… or ssh-ed25519 BASE64",
+            got=ascii(line[:80]),
+        )
+    if match["keyid"]:
+        return match["keyid"]
+    return _parse_key(match["blob"], where).keyid if match["kind"] == "ssh-ed25519" else None
+
+
+def parse_moment(text: str) -> datetime:
+    """Return the time that `--at` names: RFC 3339 with its offset, or `YYYYMMDD[HHMM[SS]][Z]` as in a trust file."""
+    if _TIME.fullmatch(text):
+        return _parse_time(text, "--at") or datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        expected = "2026-03-01T12:00:00Z, or YYYYMMDD[HHMM[SS]][Z]"
+        raise UsageError("not a time", where="--at", expected=expected, got=ascii(text[:40]))
+    return moment.astimezone(UTC)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -290,6 +386,7 @@ def judge(
     signer: str | None = None,
     at: datetime | None = None,
     verified: Sequence[PublicKey | None] | None = None,
+    at_hand: Sequence[PublicKey] | None = None,
 ) -> Signature:
     """Return the verdict on who signed the envelope (DESIGN § 2.2).
 
@@ -298,12 +395,14 @@ def judge(
     `not-checkable`. 3. `signer` (a fingerprint or principal) demands that one signer: any other, however
     trusted, is `unknown-signer`. 4. `self` for a key of this machine, also when it is in the trust file:
     nobody vouches for himself. 5. `trusted` if a line of the trust file counts for the key now, or if its
-    fingerprint was demanded. 6. Of several signers the best is named: trusted, then self, then unknown.
+    fingerprint was demanded. 6. Of several signers the best is named: trusted, then self, then unknown. 7. A key
+    that is revoked is `revoked`, whoever demands it and whatever else is allowed.
 
-    `verified` is what `envelope.verifiers` says of the keys at hand, where that is known already.
+    `verified` is what `envelope.verifiers` says of the keys at hand, where that is known already; `at_hand` are these
+    keys where they are others than those of (1).
     """
     published = tuple(signer_keys)
-    at_hand = tuple(dict.fromkeys((*published, *trust.keys())))  # (1)
+    at_hand = tuple(dict.fromkeys((*published, *trust.keys()) if at_hand is None else at_hand))  # (1)
     by = set(verifiers(envelope, at_hand) if verified is None else verified)
     signers = [key for key in at_hand if key in by]
     if not signers:
@@ -311,7 +410,7 @@ def judge(
     own = frozenset(own_keyids)
     when = at or datetime.now(UTC)
     verdicts = [_judge_key(key, trust, own, signer, when) for key in signers]
-    order = ("trusted", "self", "unknown-signer")
+    order = ("trusted", "self", "unknown-signer", "revoked")
     return min(verdicts, key=lambda verdict: order.index(verdict.state))  # (6)
 
 
@@ -330,6 +429,9 @@ def _unverified(envelope: Envelope, published: tuple[PublicKey, ...], at_hand: t
 
 
 def _judge_key(key: PublicKey, trust: Trust, own: frozenset[str], signer: str | None, at: datetime) -> Signature:
+    if key.keyid in trust.revoked:  # (7)
+        detail = "a valid signature, but by a key that was revoked here: its holder may be anybody"
+        return Signature(state="revoked", keyid=key.keyid, detail=detail)
     names = trust.principals(key, at)
     principal = ", ".join(names)
     if signer is not None and not _demanded(key, trust, signer, at):  # (3)

@@ -12,6 +12,9 @@ and says so.
 (7) *Side files.* Tensor digests, sample indices and snapshots give the digests of the step log.
 (8) *Replay*, only if asked for and agreed to: see `replaying`.
 
+Beside the steps, openings of commitments are checked (`commitments`) and what others attested is judged
+(`attestations`); the latter changes no verdict, but for a threshold of signers.
+
 The verdicts (bytes, signature, record, replay) follow from the steps and are never merged. No network, no torch,
 nothing of the author's is executed, imported or unpickled before step 8.
 """
@@ -21,12 +24,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from trainmem_audit.assemble import manifest_members
+from trainmem_audit.attestations import Attested, Judges, examine_attestations, groups_of_people
 from trainmem_audit.canonical import canonical_bytes, first_changed_line, loads_strict
+from trainmem_audit.commitments import MAX_BYTES, closed, open_commitments, parse_disclosures
+from trainmem_audit.documents.attestations import FILE_NAME as ATTESTATIONS
 from trainmem_audit.documents.common import Scalar
-from trainmem_audit.documents.findings import Check, Finding, Replay, Signature, Verification
+from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
+from trainmem_audit.documents.findings import Check, Finding, Opening, Replay, Signature, Verification
 from trainmem_audit.documents.manifest import (
     PAYLOAD_TYPE,
     SCHEMA_VERSION,
@@ -52,6 +60,8 @@ MAX_CODE = 64 * 2**20
 _CHUNK = 2**20
 _TITLES = ("envelope", "signature", "trust", "statement", "files", "step log", "side files")
 _ABSENT: Any = object()
+_NO_REASON = ("OPEN-UNREADABLE", "OPEN-UNKNOWN", "OPEN-TWICE", "OPEN-WRONG", "SIG-THRESHOLD")
+"""Findings that are no reason not to replay: they are not about what was signed."""
 _NOT_RUN = Replay(outcome="not-run", mode="none", reason="no replay was asked for")
 
 Replayer = Callable[[Statement], Replay]
@@ -60,10 +70,19 @@ Replayer = Callable[[Statement], Replay]
 
 @dataclass(frozen=True)
 class Policy:
-    """Whom to accept: the trust file, this machine's own keys, and what the caller demands or allows."""
+    """Whom to accept: the trust file, this machine's own keys, and what the caller demands or allows.
+
+    `threshold` is how many trusted people must have signed or co-signed; `at` the time that the trust file is asked for
+    (now, if left out). `attestations` and `disclosures` are files (name, bytes) that came apart from the run.
+    """
 
     trust: Trust
     own_keyids: frozenset[str] = frozenset()
+    own_keys: tuple[PublicKey, ...] = ()
+    threshold: int = 0
+    at: datetime | None = None
+    attestations: tuple[tuple[str, bytes], ...] = ()
+    disclosures: tuple[str, bytes] | None = None
     signer: str | None = None
     allow_untrusted: bool = False
     allow_changed_source: bool = False
@@ -85,6 +104,11 @@ class Examination:
     findings: list[Finding] = field(default_factory=list)
     checks: dict[int, Check] = field(default_factory=dict)
     replay: Replay = _NOT_RUN
+    payload: bytes = b""
+    run_keys: tuple[PublicKey, ...] = ()
+    published: tuple[PublicKey, ...] = ()
+    openings: tuple[Opening, ...] = ()
+    attested: Attested = field(default_factory=Attested)
 
     @property
     def verification(self) -> Verification:
@@ -103,6 +127,8 @@ class Examination:
             ),
             findings=tuple(self.findings),
             facts=self._facts(),
+            commitments=self.openings,
+            attestations=self.attested.attestations,
             exit_code=self._exit_code(),
         )
 
@@ -126,7 +152,7 @@ class Examination:
         errors = any(finding.severity == "error" for finding in self.findings)
         judged = self.signature.state in ("trusted", "self", "unknown-signer")
         accept = accepted(self.signature, signer=self.policy.signer, allow_untrusted=self.policy.allow_untrusted)
-        refused = self.signature.state == "invalid" or (judged and not accept)
+        refused = self.signature.state in ("invalid", "revoked") or (judged and not accept)
         if errors or refused or self.replay.outcome == "mismatch":
             return 1
         asked = self.replay is not _NOT_RUN
@@ -185,6 +211,7 @@ def examine(
     envelope = _check_signature(found)
     if envelope is not None and _check_statement(found, envelope):
         assert found.statement is not None
+        _check_besides(found, found.statement)
         _check_files(found, found.statement)
         _check_log(found, found.statement, watch, indices)
     if replayer is not None:
@@ -192,11 +219,14 @@ def examine(
     return found
 
 
-def examine_signature(reader: RunReader, policy: Policy, data: bytes | None = None) -> Signature:
-    """Do steps 1 to 3 alone; `data` is what `run.json` holds, where it was read already."""
+def examine_signature(reader: RunReader, policy: Policy, data: bytes | None = None) -> Examination:
+    """Do steps 1 to 4 alone, and what stands beside; `data` is what `run.json` holds, where it was read already."""
     found = Examination(reader, policy)
-    _check_signature(found, data)
-    return found.signature
+    envelope = _check_signature(found, data)
+    if envelope is not None and _check_statement(found, envelope):
+        assert found.statement is not None
+        _check_besides(found, found.statement)
+    return found
 
 
 def _pass(found: Examination, number: int, detail: str) -> None:
@@ -248,16 +278,20 @@ def _check_signature(found: Examination, data: bytes | None = None) -> Envelope 
         _fail(found, 1, wrong[0].message)
     else:
         _pass(found, 1, "one DSSE envelope, in its exact form")
+    policy = found.policy
     found.signature = judge(  # (2)
-        envelope, published, trust, found.policy.own_keyids, signer=found.policy.signer, verified=verified
+        envelope, published, trust, policy.own_keyids, signer=policy.signer, at=policy.at, verified=verified
     )
+    found.payload, found.published = envelope.payload, published
+    found.run_keys = tuple(dict.fromkeys(key for key in verified if key is not None))
+    found.findings += [_revoked(key) for key in found.run_keys if key.keyid in trust.revoked]
     if found.signature.state == "invalid":
         _fail(found, 2, found.signature.detail, [_signature_finding(found.signature)])
         return envelope
     if found.signature.state == "not-checkable":
         return envelope
     _pass(found, 2, f"Ed25519, by {found.signature.keyid}")
-    if found.signature.state == "unknown-signer":  # (3)
+    if found.signature.state in ("unknown-signer", "revoked"):  # (3)
         _fail(found, 3, found.signature.detail)
     else:
         _pass(found, 3, found.signature.detail)
@@ -266,6 +300,49 @@ def _check_signature(found: Examination, data: bytes | None = None) -> Envelope 
 
 def _signature_finding(signature: Signature) -> Finding:
     return _other("SIG-INVALID", "run.json", signature.detail, "", signature.keyid)
+
+
+def _revoked(key: PublicKey) -> Finding:
+    return Finding(
+        code="SIG-REVOKED",
+        severity="warning",  # the state of the signature decides
+        where="run.json",
+        message="a signature by a key that was revoked here; it counts for nothing",
+        got=key.keyid,
+        remedy="ask the author for a record under another key, and how long the key was in other hands",
+    )
+
+
+def _check_besides(found: Examination, statement: Statement) -> None:
+    """Check openings and attestations, and the threshold of signers."""
+    reader, policy = found.reader, found.policy
+    commitments = statement.predicate.commitments
+    found.openings = closed(commitments)
+    try:
+        if (given := policy.disclosures or _beside(reader, DISCLOSURES)) is not None:
+            found.openings, wrong = open_commitments(commitments, parse_disclosures(given[1], given[0]), given[0])
+            found.findings += wrong
+    except FormatError as error:
+        found.findings.append(_finding("OPEN-UNREADABLE", error))
+    at = policy.at or datetime.now(UTC)
+    judges = Judges(policy.trust, policy.own_keys, found.published, found.run_keys, at)
+    files = list(policy.attestations)
+    try:
+        files = [*filter(None, [_beside(reader, ATTESTATIONS)]), *files]
+    except FormatError as error:
+        found.findings.append(_finding("ATT-UNREADABLE", error).model_copy(update={"severity": "warning"}))
+    found.attested = examine_attestations(files, found.payload, judges)
+    found.findings += found.attested.findings
+    people = groups_of_people((*found.run_keys, *found.attested.cosigners), policy.trust, at)
+    if len(people) < policy.threshold:
+        message = "too few trusted people have signed or co-signed the run"
+        who = " · ".join("/".join(names) for names in people)
+        got = f"{len(people)}: {who}" if people else "none"
+        found.findings.append(_other("SIG-THRESHOLD", "run.json", message, f"at least {policy.threshold}", got))
+
+
+def _beside(reader: RunReader, name: str) -> tuple[str, bytes] | None:
+    return (name, reader.read(name, MAX_BYTES)) if name in reader.names() else None
 
 
 def _other(code: str, where: str, message: str, expected: str, got: str) -> Finding:
@@ -498,9 +575,14 @@ def _first_difference(log: Any, signed: Any, path: str, message: str) -> tuple[s
 
 def _replay(found: Examination, replayer: Replayer) -> Replay:
     """Step 8: only a record that holds is replayed; changed source may be, as a what-if."""
-    errors = [finding for finding in found.findings if finding.severity == "error"]
+    errors = [finding for finding in found.findings if finding.severity == "error" and finding.code not in _NO_REASON]
     changed = [finding for finding in errors if finding.code == "FILE-CHANGED" and finding.where.startswith("source/")]
-    if found.statement is None or found.log is None or found.signature.state == "invalid" or len(errors) > len(changed):
+    if (
+        found.statement is None
+        or found.log is None
+        or found.signature.state in ("invalid", "revoked")
+        or len(errors) > len(changed)
+    ):
         return Replay(outcome="not-run", mode="none", reason="the record does not hold, so there is nothing to replay")
     if changed and not found.policy.allow_changed_source:
         names = ", ".join(finding.where for finding in changed)

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainmem_audit.cli.common import RunArgument, say
+from trainmem_audit.cli.common import (
+    AtOption,
+    AttestationsOption,
+    DisclosuresOption,
+    RevokedOption,
+    RunArgument,
+    TrustFileOption,
+    say,
+)
 from trainmem_audit.cli.verify import (
     FORMATS_SHOWN,
     SignerOption,
-    TrustFileOption,
+    attestations_beside,
     examine_run,
     policy_for,
     replayer_for,
@@ -69,6 +77,10 @@ def _check(
     allow_untrusted: Annotated[
         bool, typer.Option("--allow-untrusted", help="Accept a valid signature of an unknown signer.")
     ] = False,
+    revoked: RevokedOption = None,
+    at: AtOption = None,
+    attestations: AttestationsOption = None,
+    disclosures: DisclosuresOption = None,
     source: Annotated[
         Path | None, typer.Option("--source", metavar="DIR", help="Replay the code in this directory.")
     ] = None,
@@ -112,7 +124,15 @@ def _check(
     gatherer = Gatherer()
     with open_run(run) as reader:
         replayer = None if replay is None else replayer_for(reader, replay, yes, quiet, secrets, options)
-        policy = policy_for(trust_file, signer, allow_untrusted)
+        policy = policy_for(
+            trust_file,
+            signer,
+            allow_untrusted,
+            revoked=revoked,
+            at=at,
+            attestations=attestations_beside(run, attestations),
+            disclosures=disclosures,
+        )
         found = examine_run(reader, policy, replayer, watch=gatherer.take, indices=gatherer.indices)
         compliance = judge(record_of(found, gatherer), terms)
     typer.echo(COMPLIANCE[form](compliance))

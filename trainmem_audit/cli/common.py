@@ -14,7 +14,19 @@ from trainmem_audit.text import safe_text
 if TYPE_CHECKING:
     from trainmem_audit.keys import Signer
 
-__all__ = ["KeyOption", "PassphraseFileOption", "RunArgument", "passphrase_for", "say", "signer_for"]
+__all__ = [
+    "AtOption",
+    "AttestationsOption",
+    "DisclosuresOption",
+    "KeyOption",
+    "PassphraseFileOption",
+    "RevokedOption",
+    "RunArgument",
+    "TrustFileOption",
+    "passphrase_for",
+    "say",
+    "signer_for",
+]
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, its run.json, or a packed zip.")]
 KeyOption = Annotated[
@@ -28,6 +40,25 @@ PassphraseFileOption = Annotated[
         metavar="FILE",
         help="Holds the passphrase; else TRAINMEM_AUDIT_PASSPHRASE; else you are asked.",
     ),
+]
+TrustFileOption = Annotated[
+    Path | None, typer.Option("--trust-file", metavar="FILE", help="Whom to trust. Default: your own list.")
+]
+RevokedOption = Annotated[
+    Path | None, typer.Option("--revoked", metavar="FILE", help="Keys that nobody may use. Default: your own list.")
+]
+AtOption = Annotated[
+    str | None, typer.Option("--at", metavar="TIME", help="Ask the trust file as of this time. Default: now.")
+]
+AttestationsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--attestations", metavar="FILE", help="More attestations, that came apart from the run (repeatable)."
+    ),
+]
+DisclosuresOption = Annotated[
+    Path | None,
+    typer.Option("--disclosures", metavar="FILE", help="Openings of commitments that came apart from the run."),
 ]
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainmem_audit.cli.common import KeyOption, PassphraseFileOption, RunArgument, say, signer_for
+from trainmem_audit.cli.common import (
+    KeyOption,
+    PassphraseFileOption,
+    RunArgument,
+    passphrase_for,
+    say,
+    signer_for,
+)
 from trainmem_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainmem_audit.keys import PublicKey, Signer
 
 __all__ = ["register"]
 
@@ -53,32 +64,42 @@ def _keygen(
 
 
 def _sign(run: RunArgument, key: KeyOption = None, passphrase_file: PassphraseFileOption = None) -> None:
-    """Add a signature to a run directory that holds.
+    """Add a signature of yours to a run that holds, beside it: the author's files stay as they are.
 
-    For instance to link a name to an anonymous run once the review is over.
+    For instance to link a name to an anonymous run once the review is over. Where the key that signed the run is still
+    on this machine it signs too, which proves that both are yours; without it your signature says that you stand by the
+    run, and no more.
     """
-    from trainmem_audit.cli.verify import examine_run, policy_for
-    from trainmem_audit.envelope import add_signature
-    from trainmem_audit.keys import parse_public_keys
-    from trainmem_audit.rundir import open_run, write_atomic
+    from trainmem_audit.attestations import append, beside, cosign
+    from trainmem_audit.cli.verify import attestations_beside, examine_run, policy_for
+    from trainmem_audit.rundir import open_run
 
-    directory = run.parent if run.name == "run.json" else run
-    if not directory.is_dir():
-        raise UsageError("only a run directory can be signed", where=str(run), remedy="unpack the zip first")
-    with open_run(directory) as reader:
-        verification = examine_run(reader, policy_for(None, None, allow_untrusted=True)).verification
-    if verification.exit_code == 1 or verification.bytes != "intact":
+    with open_run(run) as reader:
+        policy = policy_for(None, None, allow_untrusted=True, attestations=attestations_beside(run, None))
+        found = examine_run(reader, policy)
+    verification = found.verification
+    if verification.exit_code == 1 or verification.bytes != "intact" or found.statement is None or not found.run_keys:
         raise UsageError("the run does not hold, so it is not signed", where=str(run), remedy="trainmem-audit verify")
     signer = signer_for(Path.cwd(), key, passphrase_file)
-    envelope = directory / "run.json"
-    public = directory / "signer.pub"
-    known = parse_public_keys(public.read_bytes(), "signer.pub") if public.is_file() else ()
-    lines = [item.openssh_line() for item in known]
-    if signer.public not in known:
-        lines.append(signer.public.openssh_line())
-    write_atomic(public, b"".join(lines))
-    write_atomic(envelope, add_signature(envelope.read_bytes(), signer))
-    typer.echo(f"{run}: signed by {signer.public.keyid}")
+    if signer.public in found.run_keys:
+        typer.echo(f"{run}: {signer.public.keyid} has signed it already")
+        return
+    original = _original(found.run_keys, passphrase_file)
+    run_keyids = [public.keyid for public in found.run_keys]
+    place = beside(run)
+    append(place, cosign(found.payload, found.statement.predicate.run.id, run_keyids, signer, original, None))
+    linked = "and by the run's own key" if original is not None else "not by the run's own key, which is not here"
+    typer.echo(f"{place}: signed by {signer.public.keyid}, {linked}")
+
+
+def _original(run_keys: Sequence[PublicKey], passphrase_file: Path | None) -> Signer | None:
+    """Return the key that signed the run, unlocked, if this machine holds it."""
+    from trainmem_audit.keys import Signer, own_keys
+
+    for public, path in own_keys().items():
+        if public in run_keys and path.is_file():
+            return Signer.load(path, passphrase_for(path, passphrase_file))
+    return None
 
 
 @_trust.command("add")
@@ -100,6 +121,27 @@ def _trust_add(
     for public in [PublicKey.from_openssh(line, f"{key}:{n}") for n, line in enumerate(lines, 1)]:
         new = trust.add_signer(trust_file or trust.trust_path(), principal, public)
         typer.echo(f"{principal} {public.keyid}" + ("" if new else " (was trusted already)"))
+
+
+@_trust.command("revoke")
+def _trust_revoke(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A fingerprint, or a file with the public key.")],
+    revoked: Annotated[
+        Path | None, typer.Option("--revoked", metavar="FILE", help="The list of revoked keys. Default: your own.")
+    ] = None,
+) -> None:
+    """Never again accept a key, whoever vouches for it: it was lost, or stolen."""
+    from trainmem_audit import trust
+    from trainmem_audit.keys import PublicKey, is_keyid
+
+    keyid = key if is_keyid(key) else None
+    if keyid is None:
+        if not Path(key).is_file():
+            raise UsageError("neither a fingerprint nor a file", got=key, expected="SHA256:… or a .pub file")
+        with Path(key).open("rb") as file:
+            keyid = PublicKey.from_openssh(file.readline(2**16), key).keyid
+    new = trust.revoke(revoked or trust.revoked_path(), keyid)
+    typer.echo(f"revoked {keyid}" + ("" if new else " (it was already)"))
 
 
 @_trust.command("list")

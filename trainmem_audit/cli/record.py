@@ -49,6 +49,13 @@ def _record(
         list[str] | None,
         typer.Option("--env", metavar="NAME", help="Record one more environment variable (repeatable)."),
     ] = None,
+    commitments: Annotated[
+        bool,
+        typer.Option(
+            "--commitments/--no-commitments",
+            help="Commit to git commit, remote, author and places, by salted digests that you may open later.",
+        ),
+    ] = True,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
     snapshots: Annotated[
         int, typer.Option(metavar="EVERY", min=0, help="Keep all tensors of the state after every so many steps.")
@@ -67,6 +74,9 @@ def _record(
     Only steps in this process are recorded: trainers started in other processes are not followed. The exit code is the
     script's, or 3 when the script ended well and the recording failed.
     """
+    if anonymous and key is not None:
+        remedy = "leave --key out; a key of your own can be linked later: trainmem-audit sign"
+        raise UsageError("--anonymous makes a fresh key, and --key names another", where="--key", remedy=remedy)
     require_recordable(target, module)
     directory = _new_run_dir(run_dir)
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
@@ -81,6 +91,8 @@ def _record(
         "snapshotAt": snapshot_at or [],
         "quiet": quiet,
         "madeDir": not directory.exists(),
+        "facts": _facts(target, module) if commitments else None,
+        "anonymous": anonymous,
     }
     directory.mkdir(parents=True, exist_ok=True)
     _become(order, arguments or [], signer.seed())
@@ -147,6 +159,12 @@ def _order(target: str, arguments: list[str], module: bool, directory: Path) -> 
     }
 
 
+def _facts(target: str, module: bool) -> dict[str, Any]:
+    from trainmem_audit.recording.provenance import facts
+
+    return facts(Path.cwd(), None if module else Path(target).absolute())
+
+
 def _mark_directory(text: str, argument: Argument) -> Argument:
     """End the path of an existing directory with a slash: a replay has to make it."""
     if argument.path and Path(text.removeprefix(argument.prefix)).expanduser().is_dir():
@@ -182,6 +200,16 @@ def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
     os.execve(sys.executable, command, environment)
 
 
+def _is_anonymous(run_dir: Path) -> bool:
+    """Return whether a run was recorded with `--anonymous`: then the key of the project must not sign it."""
+    from trainmem_audit.commitments import MAX_BYTES, parse_disclosures
+    from trainmem_audit.documents.disclosures import FILE_NAME
+    from trainmem_audit.rundir import DirectoryReader
+
+    with DirectoryReader(run_dir) as reader:
+        return FILE_NAME in reader.names() and parse_disclosures(reader.read(FILE_NAME, MAX_BYTES)).anonymous
+
+
 def _recover(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
     key: KeyOption = None,
@@ -197,7 +225,7 @@ def _recover(
         raise UsageError("not a run directory", where=str(run_dir), expected="a directory with steps.jsonl")
     if (run_dir / "run.json").exists():  # said before a key is made or unlocked
         raise UsageError("the run is closed and signed already", where=str(run_dir), remedy="trainmem-audit verify")
-    recovery = recover(run_dir, signer_for(Path.cwd(), key, passphrase_file))
+    recovery = recover(run_dir, signer_for(Path.cwd(), key, passphrase_file, anonymous=_is_anonymous(run_dir)))
     for name, size in recovery.cut.items():
         say(f"{name}: cut {size} bytes that were being written when the run died")
     state = "complete" if recovery.statement.predicate.step_logs[0].complete else "incomplete"

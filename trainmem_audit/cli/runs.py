@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainmem_audit.cli.check import ProfileOption, WaiversOption, terms_for
-from trainmem_audit.cli.common import RunArgument, say
-from trainmem_audit.cli.verify import SignerOption, TrustFileOption, examine_run, policy_for
+from trainmem_audit.cli.common import (
+    AtOption,
+    AttestationsOption,
+    DisclosuresOption,
+    RevokedOption,
+    RunArgument,
+    TrustFileOption,
+    say,
+)
+from trainmem_audit.cli.verify import SignerOption, attestations_beside, examine_run, policy_for
 from trainmem_audit.errors import UsageError
 from trainmem_audit.text import json_text
 
@@ -30,20 +38,39 @@ def register(app: typer.Typer) -> None:
     app.command("report", short_help="Write the report, as HTML and Markdown.")(_report)
 
 
-def _show(run: RunArgument, trust_file: TrustFileOption = None) -> None:
-    """Print what a run states, on one screen. Checks the signature and nothing else."""
+def _show(
+    run: RunArgument,
+    trust_file: TrustFileOption = None,
+    revoked: RevokedOption = None,
+    at: AtOption = None,
+    attestations: AttestationsOption = None,
+    disclosures: DisclosuresOption = None,
+) -> None:
+    """Print what a run states, on one screen. Checks the signature, openings and attestations, and no file."""
     from trainmem_audit.rundir import open_run
     from trainmem_audit.runs import MAX_ENVELOPE, read_statement
     from trainmem_audit.show import statement_text
     from trainmem_audit.verify import examine_signature
 
-    policy = policy_for(trust_file, None, allow_untrusted=True)
+    policy = policy_for(
+        trust_file,
+        None,
+        allow_untrusted=True,
+        revoked=revoked,
+        at=at,
+        attestations=attestations_beside(run, attestations),
+        disclosures=disclosures,
+    )
     with open_run(run) as reader:
         if "run.json" not in reader.names():
             read_statement(reader)  # says what to do
         data = reader.read("run.json", MAX_ENVELOPE)  # once: what is shown is what was signed
-        signature = examine_signature(reader, policy, data)
-        typer.echo(statement_text(read_statement(reader, data), signature), nl=False)
+        found = examine_signature(reader, policy, data)
+        said = (found.openings, found.attested.attestations)
+        typer.echo(statement_text(read_statement(reader, data), found.signature, *said), nl=False)
+    for finding in found.findings:
+        if finding.code.startswith(("OPEN-", "ATT-")):
+            say(f"{finding.where}: {finding.message}")
 
 
 def _diff(
@@ -85,6 +112,14 @@ def _pack(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="The zip to write. Default: RUN.zip.")
     ] = None,
+    blind: Annotated[
+        bool | None,
+        typer.Option(
+            "--blind/--open",
+            help="Leave out what names people: openings of commitments, attestations. Default: --open, but --blind "
+            "for a run that was recorded with --anonymous.",
+        ),
+    ] = None,
     allow_secrets: Annotated[
         bool, typer.Option("--allow-secrets", help="Pack although something looks like a secret.")
     ] = False,
@@ -99,9 +134,13 @@ def _pack(
     from trainmem_audit.packing import pack
 
     target = out or (run.with_name(f"{run.name}.zip") if run.name.strip(".") else Path(f"{run.resolve()}.zip"))
-    result = pack(run, target, allow_secrets=allow_secrets, allow_identity=allow_identity)
+    result = pack(run, target, allow_secrets=allow_secrets, allow_identity=allow_identity, blind=blind)
     for name in result.left_out:
         say(f"left out, since the statement does not list it: {name}")
+    for name in result.kept_back:
+        say(f"left out of a blind pack: {name}")
+    if result.opened:
+        say(f"disclosures.json goes along and opens {', '.join(result.opened)}; --blind leaves it out")
     typer.echo(str(target))
 
 
@@ -120,6 +159,10 @@ def _report(
     trust_file: TrustFileOption = None,
     profile: ProfileOption = "core",
     waivers: WaiversOption = None,
+    revoked: RevokedOption = None,
+    at: AtOption = None,
+    attestations: AttestationsOption = None,
+    disclosures: DisclosuresOption = None,
 ) -> None:
     """Write report.html and report.md for a run: verdicts, checklist, memory sources, order, environment, replay.
 
@@ -140,7 +183,15 @@ def _report(
         gatherer.take(line)
 
     with open_run(run) as reader:
-        policy = policy_for(trust_file, signer, allow_untrusted=True)
+        policy = policy_for(
+            trust_file,
+            signer,
+            allow_untrusted=True,
+            revoked=revoked,
+            at=at,
+            attestations=attestations_beside(run, attestations),
+            disclosures=disclosures,
+        )
         found = examine_run(reader, policy, watch=watch, indices=gatherer.indices)
         if found.statement is None:
             raise UsageError("there is no statement to report on", where=str(run), remedy="see `trainmem-audit verify`")

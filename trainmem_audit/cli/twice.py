@@ -98,7 +98,7 @@ def _search(plan: Plan, runs: int, quiet: bool) -> Twice:
 
     began = time.monotonic()
     progress = _Progress(quiet)
-    command = shlex.join([*(["-m"] if plan.module else []), plan.target, *plan.arguments])
+    command = " ".join([*(["-m"] if plan.module else []), shlex.quote(plan.target), *_shown(plan)])
     try:
         with (
             _ended_like_interrupted(),
@@ -111,6 +111,17 @@ def _search(plan: Plan, runs: int, quiet: bool) -> Twice:
         progress.clear()
         say("interrupted; all runs were ended")
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _shown(plan: Plan) -> Iterator[str]:
+    """Yield the arguments as they may be passed on, for what `twice` says gets into issues: no secret, no name."""
+    from trainmem_audit.privacy import REDACTED, redact_argv
+
+    for argument in redact_argv(list(plan.arguments), plan.cwd):
+        if argument.redacted:
+            yield argument.prefix + REDACTED
+        else:
+            yield shlex.quote(argument.prefix + (argument.text if argument.text is not None else argument.path or ""))
 
 
 @contextmanager

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainmem_audit.cli.common import RunArgument, say
+from trainmem_audit.cli.common import (
+    AtOption,
+    AttestationsOption,
+    DisclosuresOption,
+    KeyOption,
+    PassphraseFileOption,
+    RevokedOption,
+    RunArgument,
+    TrustFileOption,
+    say,
+    signer_for,
+)
 from trainmem_audit.errors import UsageError
 
 if TYPE_CHECKING:
+    from trainmem_audit.keys import Signer
     from trainmem_audit.rundir import RunReader
     from trainmem_audit.verify import Examination, Policy
 
 FORMATS_SHOWN = "text|json|sarif|junit|github"
 
-__all__ = ["FORMATS_SHOWN", "SignerOption", "TrustFileOption", "examine_run", "policy_for", "register", "replayer_for"]
+__all__ = [
+    "FORMATS_SHOWN",
+    "SignerOption",
+    "attestations_beside",
+    "examine_run",
+    "policy_for",
+    "register",
+    "replayer_for",
+]
 
 SignerOption = Annotated[
     str | None,
     typer.Option("--signer", metavar="SHA256:…|PRINCIPAL", help="Demand this signer, by fingerprint or by name."),
-]
-TrustFileOption = Annotated[
-    Path | None, typer.Option("--trust-file", metavar="FILE", help="Whom to trust. Default: your own list.")
 ]
 
 
@@ -35,19 +52,63 @@ def register(app: typer.Typer) -> None:
 
 
 def policy_for(
-    trust_file: Path | None, signer: str | None, allow_untrusted: bool, allow_changed_source: bool = False
+    trust_file: Path | None,
+    signer: str | None,
+    allow_untrusted: bool,
+    allow_changed_source: bool = False,
+    *,
+    revoked: Path | None = None,
+    at: str | None = None,
+    threshold: int = 0,
+    attestations: Sequence[Path] = (),
+    disclosures: Path | None = None,
 ) -> Policy:
-    """Return whom this machine accepts."""
+    """Return whom this machine accepts, and what came apart from the run."""
+    from dataclasses import replace
+
     from trainmem_audit import keys, trust
+    from trainmem_audit.attestations import MAX_BYTES
     from trainmem_audit.verify import Policy
 
+    own = tuple(keys.own_keys())
     return Policy(
-        trust=trust.read_trust(trust_file),
-        own_keyids=frozenset(keys.own_keyids()),
+        trust=replace(trust.read_trust(trust_file), revoked=trust.read_revoked(revoked)),
+        own_keyids=frozenset(key.keyid for key in own),
+        own_keys=own,
         signer=signer,
         allow_untrusted=allow_untrusted,
         allow_changed_source=allow_changed_source,
+        threshold=threshold,
+        at=None if at is None else trust.parse_moment(at),
+        attestations=tuple((path.name, _first_of(path, MAX_BYTES)) for path in attestations),
+        disclosures=None if disclosures is None else (disclosures.name, _openings(disclosures)),
     )
+
+
+def _openings(path: Path) -> bytes:
+    from trainmem_audit.commitments import MAX_BYTES
+
+    if not path.is_file():
+        raise UsageError("no such file", where=f"--disclosures {path}")
+    return _first_of(path, MAX_BYTES)
+
+
+def _first_of(path: Path, most: int) -> bytes:
+    """Return a file, or so much of it that whoever judges it sees that it is too long."""
+    with path.open("rb") as file:
+        return file.read(most + 1)
+
+
+def attestations_beside(run: Path, more: Sequence[Path] | None) -> list[Path]:
+    """Return the files of attestations that belong to a run and lie outside of it: beside a zip, and those named."""
+    from trainmem_audit.attestations import beside
+
+    place = beside(run)
+    found = [place] if run.is_file() and run.name != "run.json" and place.is_file() and not place.is_symlink() else []
+    for path in more or ():
+        if not path.is_file():
+            raise UsageError("no such file", where=f"--attestations {path}")
+    return list(dict.fromkeys([*found, *(more or ())]))
 
 
 def examine_run(
@@ -70,9 +131,21 @@ def _verify(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,
+    revoked: RevokedOption = None,
+    at: AtOption = None,
+    threshold: Annotated[
+        int, typer.Option("--threshold", metavar="N", min=0, help="Demand N trusted people who signed or co-signed.")
+    ] = 0,
     allow_untrusted: Annotated[
         bool, typer.Option("--allow-untrusted", help="Accept a valid signature of an unknown signer.")
     ] = False,
+    attestations: AttestationsOption = None,
+    disclosures: DisclosuresOption = None,
+    attest: Annotated[
+        bool, typer.Option("--attest", help="Sign what was found with your key, for others: run.intoto.jsonl.")
+    ] = False,
+    key: KeyOption = None,
+    passphrase_file: PassphraseFileOption = None,
     source: Annotated[
         Path | None, typer.Option("--source", metavar="DIR", help="Replay the code in this directory.")
     ] = None,
@@ -130,14 +203,44 @@ def _verify(
             "timeout": timeout,
         }
         replayer = None if replay is None else replayer_for(reader, replay, yes, quiet, secrets, options)
-        policy = policy_for(trust_file, signer, allow_untrusted, allow_changed_source)
-        verification = examine_run(reader, policy, replayer).verification
+        policy = policy_for(
+            trust_file,
+            signer,
+            allow_untrusted,
+            allow_changed_source,
+            revoked=revoked,
+            at=at,
+            threshold=threshold,
+            attestations=attestations_beside(run, attestations),
+            disclosures=disclosures,
+        )
+        reviewer = signer_for(Path.cwd(), key, passphrase_file) if attest else None
+        found = examine_run(reader, policy, replayer)
+        verification = found.verification
     typer.echo(FORMATS[form](verification))
     if form == "text" and verification.signature.state == "unknown-signer" and not allow_untrusted and signer is None:
         say(f"if the paper gives this fingerprint: --signer {verification.signature.keyid}")
     if save is not None:
         write_atomic(save, (FORMATS["json"](verification) + "\n").encode())
+    if reviewer is not None:
+        _attest(run, found, reviewer)
     raise typer.Exit(verification.exit_code)
+
+
+def _attest(run: Path, found: Examination, reviewer: Signer) -> None:
+    """Sign the verdict and write it where others' attestations lie; the author's own files stay as they are."""
+    from trainmem_audit.attestations import append, beside, verdict
+
+    own = found.signature.state == "self" or reviewer.public in (*found.run_keys, *found.attested.cosigners)
+    if own:
+        raise UsageError(
+            "a key of yours signed or co-signed the run, and nobody is his own reviewer; nothing was attested",
+            got=reviewer.public.keyid,
+            remedy="let somebody else attest it, with a key that has nothing to do with the run",
+        )
+    place = beside(run)
+    append(place, verdict(found.payload, found.verification, reviewer))
+    say(f"signed this verdict with {reviewer.public.keyid}, and wrote it to {place}")
 
 
 def replayer_for(

@@ -7,12 +7,15 @@ from typing import Literal
 from pydantic import Field
 
 from trainmem_audit.documents.common import Count, Document, ExitCode, Extensions, Name, Scalar
+from trainmem_audit.documents.disclosures import Fact
 
 __all__ = [
+    "Attestation",
     "Check",
     "ComponentDifference",
     "Difference",
     "Finding",
+    "Opening",
     "Replay",
     "Signature",
     "TensorDifference",
@@ -42,12 +45,44 @@ class Check(Document):
 
 
 class Signature(Document):
-    """The verdict on the signature (DESIGN § 2.2). `self` is a key of this very machine: accepted, never trusted."""
+    """The verdict on the signature (DESIGN § 2.2). `self` is a key of this very machine: accepted, never trusted.
 
-    state: Literal["trusted", "self", "unknown-signer", "not-checkable", "invalid"]
+    `revoked`: a valid signature under a key that was revoked here. Nothing makes it pass.
+    """
+
+    state: Literal["trusted", "self", "unknown-signer", "not-checkable", "revoked", "invalid"]
     keyid: str = ""
     principal: str = ""
     detail: str
+
+
+class Opening(Document):
+    """A commitment of the record; `value` is what it stands for, where an opening that fits was at hand."""
+
+    name: str
+    opened: bool
+    value: Fact = None
+
+
+class Attestation(Document):
+    """What somebody else has signed about this run, a line of `run.intoto.jsonl`.
+
+    `signature` is the verdict on its signer alone. `counts` says whether it is about this very run, validly signed by
+    somebody whom this machine trusts, and (a verdict) not by the run's own signers; `detail` says why not. `linked`: a
+    co-signature that the run's own key has signed too, so that both belong to one person. `signers` are the keys that
+    verify. `properties`, `mode` and `created` are the signer's words.
+    """
+
+    where: str
+    kind: Literal["verdict", "co-signature", "other"]
+    signature: Signature
+    counts: bool
+    detail: str
+    signers: tuple[str, ...] = ()
+    linked: bool = False
+    created: str = ""
+    properties: tuple[str, ...] = ()
+    mode: str = ""
 
 
 class TensorDifference(Document):
@@ -122,5 +157,7 @@ class Verification(Document):
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
     facts: dict[Name, Scalar] = Field(default_factory=dict)
+    commitments: tuple[Opening, ...] = ()
+    attestations: tuple[Attestation, ...] = ()
     exit_code: ExitCode
     extensions: Extensions | None = None

@@ -138,6 +138,7 @@ class Manifest(Document):
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] = ()
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
     snapshots: Sequence[Snapshot] = ()
+    commitments: dict[Name, Digest] = Field(default_factory=dict)
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()
     derived_from: DerivedFrom | None = None

@@ -234,6 +234,7 @@ class Inventory(Document):
     files: Sequence[SourceFile] | None = None
     seeds: Sequence[Seed] | None = None
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] | None = None
+    commitments: dict[Name, Digest] | None = None
     extensions: Extensions | None = None
 
 

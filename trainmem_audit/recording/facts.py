@@ -50,12 +50,14 @@ PROFILE_VARIABLES: dict[str, re.Pattern[str]] = {
 """The environment variables that are recorded and, at replay, imposed: exact names, and the form a value must have."""
 
 
-def environment(places: Places, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+def environment(places: Places, extra: tuple[str, ...] = (), anonymous: bool = False) -> dict[str, Any]:
     """Return the members of `documents.steplog.Environment`; `extra` names further variables (`--env NAME`).
 
     Its value is redacted if it looks like a secret, or tells who or where.
     `PYTHONPATH` has the directories of the author's tree that modules are searched in: of that variable, and those of
     packages that are installed from the tree (`pip install -e`), as `{cwd}/…`.
+    If `anonymous`, packages that come from no index are left out: their names recur in all runs of a laboratory, and in
+    no others.
     """
     variables = {
         name: value
@@ -74,7 +76,7 @@ def environment(places: Places, extra: tuple[str, ...] = ()) -> dict[str, Any]:
         "machine": platform.machine() or "unknown",
         "cpu": _cpu_model(),
         "cpuCount": os.cpu_count() or 0,
-        "packages": _packages(),
+        "packages": _packages(anonymous),
         "variables": variables,
     }
 
@@ -90,12 +92,15 @@ def _editable() -> list[str]:
     return found
 
 
-def _packages() -> dict[str, str]:
+def _packages(anonymous: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         metadata = distribution.metadata
         name, version = metadata["Name"], metadata["Version"]
-        if version and "+" in version and distribution.read_text("direct_url.json") is not None:
+        own = name == "trainmem-audit"
+        if version and ("+" in version or anonymous) and distribution.read_text("direct_url.json") is not None:
+            if anonymous and not own:
+                continue
             version = version.split("+")[0]  # the label of a local build: a commit, a date, a branch (DESIGN § 2.5)
         if name and version and len(name) <= 200 and len(version) <= 200:
             found.setdefault(name.lower().replace("_", "-"), version)

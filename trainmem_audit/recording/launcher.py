@@ -48,10 +48,10 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `mayMove`, `imposed` ({streams,
-        threads, seeds, sameCode}), `dump` ([step, file]), `quiet`, `madeDir`;
-        for `twice` also `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places,
-        root}).
+        `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `facts` (to commit to),
+        `anonymous`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}), `dump` ([step, file]), `quiet`,
+        `madeDir`; for `twice` also `starts` (what single random streams start from) and `pins` ({names, clockStart,
+        watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -275,6 +275,8 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         variables=tuple(order.get("variables", ())),
         inputs=tuple(Path(path) for path in order.get("inputs", ())),
         starts=order.get("starts", {}),
+        facts=order.get("facts"),
+        anonymous=bool(order.get("anonymous")),
         directories=tuple(argument_directories(order["arguments"], order["command"].get("arguments", ()))),
         imposed=None if imposed is None else _imposed(imposed),
         may_move=bool(order.get("mayMove")),

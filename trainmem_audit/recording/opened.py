@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainmem_audit.documents.steplog import Folder, Input
+from trainmem_audit.privacy import is_unicode
 from trainmem_audit.recording.descriptors import above_standard
 from trainmem_audit.recording.folders import Folders, Past
 from trainmem_audit.recording.places import Places
@@ -87,6 +88,7 @@ class OpenedFiles:
         self._waiting: dict[str, set[str]] = {}
         self._found: list[Input] = []
         self._lost: list[str] = []
+        self._elsewhere: dict[str, str] = {}
         self._files_left = _AT_ONCE_FILES
         self._bytes_left = _AT_ONCE_BYTES
         self._pid = os.getpid()
@@ -134,6 +136,11 @@ class OpenedFiles:
             lost, self._lost = self._lost, []
         return found, lost
 
+    def take_places(self) -> list[tuple[str, str]]:
+        """Return the inputs since the last call whose names do not say where they lie, with their full paths."""
+        places, self._elsewhere = self._elsewhere, {}
+        return sorted((name, path) for name, path in places.items() if is_unicode(path))
+
     def take_code(self) -> list[Path]:
         """Return the `.py` files that were opened since the last call, by an import or as text."""
         with self._lock:
@@ -169,6 +176,8 @@ class OpenedFiles:
             return
         if same:
             self._found.append(Input(path=name, sha256=digest, bytes=opened.stamp[1]))
+            if not name.startswith(("{cwd}/", "{script}/", "{site}/")):
+                self._elsewhere.setdefault(name, opened.path)
         else:
             self._lost.append(f"input {name}: changed before its digest was taken")
 

@@ -16,6 +16,7 @@ import trainmem_audit.recording.session  # noqa: F401  (torch is wanted here: im
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.errors import UsageError
 from trainmem_audit.keys import Signer, load_or_make_project_key
+from trainmem_audit.recording.provenance import facts
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording, say
 
 __all__ = ["Recorder"]
@@ -36,6 +37,8 @@ class Recorder:
         Files that the training reads, for readers that Python does not see.
     snapshots:
         Keep the tensors of the state after every so many steps; 0 keeps none.
+    commitments:
+        Whether to commit, by salted digests, to git commit, remote, author and places of data (`recording.provenance`).
 
     Attributes
     ----------
@@ -60,6 +63,7 @@ class Recorder:
         tensor_budget: int = DEFAULT_TENSOR_BUDGET,
         inputs: tuple[str | Path, ...] = (),
         snapshots: int = 0,
+        commitments: bool = True,
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
         self.statement: Statement | None = None
@@ -68,6 +72,7 @@ class Recorder:
         self._tensor_budget = tensor_budget
         self._inputs = tuple(Path(path) for path in inputs)
         self._snapshots = snapshots
+        self._commitments = commitments
         self._recording: Recording | None = None
 
     @property
@@ -120,5 +125,6 @@ class Recorder:
             tensor_budget=self._tensor_budget,
             inputs=self._inputs,
             snapshot_every=self._snapshots,
+            facts=facts(Path.cwd(), entry) if self._commitments else None,
             draw_starts=False,
         )

@@ -31,6 +31,7 @@ from trainmem_audit.recording.entropy import Entropy
 from trainmem_audit.recording.facts import environment, numeric_profile, rng_canary
 from trainmem_audit.recording.importing import after_import
 from trainmem_audit.recording.opened import OpenedFiles
+from trainmem_audit.recording.openings import Openings
 from trainmem_audit.recording.places import Places
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.sources.twisters import numpy_stream, python_stream, restore_twister
@@ -73,6 +74,10 @@ class Options:
         Directories elsewhere that the arguments name, and what the record calls them.
     may_move:
         Whether `run_dir` is a name of our choice, which the script may have if it wants it.
+    facts:
+        What the record commits to (`provenance.facts`); without them it commits to nothing, input places neither.
+    anonymous:
+        Whether the record will be handed in without a name.
     draw_starts:
         Whether to set the start states of the random streams (the launcher does; a library must not).
     starts:
@@ -96,6 +101,8 @@ class Options:
     inputs: tuple[Path, ...] = ()
     directories: tuple[tuple[str, Path], ...] = ()
     may_move: bool = False
+    facts: Mapping[str, Any] | None = None
+    anonymous: bool = False
     draw_starts: bool = True
     starts: Mapping[str, str] = field(default_factory=dict)
     imposed: Imposed | None = None
@@ -123,6 +130,7 @@ class Recording:
             self._writer.before_step = self._guard(self._log_loaded)
         known_identity()  # it reads files, which are no inputs of the script
         self._opened = OpenedFiles(places, options.run_dir, self._step_aside)
+        self._openings = Openings(options.anonymous)
         self._known_streams: set[str] = set()
         imposed = options.imposed or Imposed({})
         self._entropy = Entropy(options.nonce, places, self._log_seed, imposed.seeds, imposed.same_code, options.starts)
@@ -152,11 +160,13 @@ class Recording:
                 "started": _now(),
                 "producer": {"name": "trainmem-audit", "version": __version__},
                 "command": options.command,
-                "environment": environment(self._places, options.variables),
+                "environment": environment(self._places, options.variables, options.anonymous),
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
             }
         )
+        if options.facts or options.anonymous:
+            self._commit(options.facts or {})
         for path in options.inputs:
             self._opened.add(path)
         if options.entry is not None:
@@ -295,6 +305,13 @@ class Recording:
         self._opened.folders.made(str(old.resolve()))
         self._options.say(f"the script makes a directory of the name {old.name}, so the record lies in {new.name}")
 
+    def _commit(self, facts: Mapping[str, Any]) -> None:
+        """Commit to facts: first their openings are written aside, then their digests into the log."""
+        with self._opened.own_work():
+            digests = self._openings.add(facts, self._options.run_dir)
+        if digests:
+            self._writer.put({"t": "inventory", "commitments": digests})
+
     # Files ---------------------------------------------------------------------------------------------------------
 
     def _first_step(self) -> None:
@@ -321,6 +338,8 @@ class Recording:
             self._lost_inputs += tuple(lost)
             if found:
                 self._writer.put({"t": "inventory", "inputs": [item.to_json() for item in found]})
+            if self._options.facts and (places := self._opened.take_places()):
+                self._commit({"inputs": tuple(places)})
             if self._options.imposed is None and (folders := self._opened.take_folders(last)):
                 self._writer.put({"t": "inventory", "folders": [item.to_json() for item in folders]})
 
@@ -345,6 +364,10 @@ class Recording:
             missing.add(f"{CODE_ELSEWHERE}: {names}")
         if self._opened.too_many:
             missing.add("inputs beyond the first 10000 files that the script opened")
+        if self._options.anonymous:
+            missing.add("packages that come from no index (--anonymous)")
+        if self._options.facts is None:
+            missing.add("commitments to commit, remote, author and places of data (--no-commitments)")
         if not self._options.copy_source:
             missing.add("copies of the code (--no-source): digests only")
         return missing
