@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.compliance import Compliance, ItemResult
 from trainmem_audit.documents.findings import Check, Replay, Verification
 from trainmem_audit.documents.manifest import Manifest, Statement

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.findings import Attestation, Opening, Signature
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Component

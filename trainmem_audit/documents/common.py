@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -93,6 +93,8 @@ class Document(BaseModel):
     """Base of all models: camelCase members, nothing unknown, nothing coerced, nothing mutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
+    null_is_a_value: ClassVar[frozenset[str]] = frozenset()
+    """Members of which `null` says something, and is not a way to leave them out."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -101,7 +103,9 @@ class Document(BaseModel):
         fields: Any = schema
         while "fields" not in fields and "schema" in fields:
             fields = fields["schema"]
-        for holder in fields.get("fields", {}).values():
+        for name, holder in fields.get("fields", {}).items():
+            if name in cls.null_is_a_value:
+                continue
             while holder["schema"]["type"] == "default":
                 holder = holder["schema"]
             if holder["schema"]["type"] == "nullable":

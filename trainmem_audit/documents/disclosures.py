@@ -6,7 +6,7 @@ and checking digests (`commitments`).
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ Fact = (
 class Disclosure(Document):
     """The opening of one commitment: its name, its value, and the salt that hid the value."""
 
+    null_is_a_value: ClassVar[frozenset[str]] = frozenset({"value"})
+
     name: Name
     salt: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22,128}$")]
     value: Fact
@@ -41,7 +43,7 @@ class Disclosures(Document):
     asked for it.
     """
 
-    schema_version: Name
+    schema_version: Literal["0.1.0-draft"]
     anonymous: bool = False
     disclosures: Annotated[Sequence[Disclosure], Field(max_length=10_000)]
     extensions: Extensions | None = None
