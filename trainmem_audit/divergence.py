@@ -9,15 +9,13 @@ step comes before the step itself.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from blake3 import blake3
-
 from trainmem_audit.canonical import parse_float_text
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
+from trainmem_audit.contract import stream_digest
 from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step, Stream
 from trainmem_audit.errors import FormatError
 from trainmem_audit.sidefiles import split_digests
@@ -118,7 +116,7 @@ class _Side:
     def take(self, group: Group) -> None:
         self.start = {}
         for name, stream in group.streams.items():
-            self.streams.setdefault(name, _stream_digest(stream))
+            self.streams.setdefault(name, stream_digest(stream))
         for line in group.inventories:
             for name, component in (line.components or {}).items():
                 self.components[name] = component
@@ -398,15 +396,6 @@ def _where(found: Difference) -> str:
     if all(len(tensor.shape) == 1 for tensor in tensors):
         return "Only biases and norms differ: usually a sum in another order, by another number of threads."
     return ""
-
-
-def _stream_digest(stream: Stream) -> str:
-    """Return the digest that the log gives for a stream in this state (`sources.streams`)."""
-    try:
-        data = base64.b64decode(stream.state)
-    except ValueError as error:
-        raise FormatError("the state of a random stream is not base64", where=stream.library, got=str(error)) from None
-    return blake3(data if stream.gauss is None else data + stream.gauss.encode()).hexdigest()
 
 
 def _rank(component: str) -> int:

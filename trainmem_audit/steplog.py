@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trainmem_audit.canonical import CHAIN_START, chain_digest, line_bytes, split_line, value_digest
+from trainmem_audit.contract import StreamCollector
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.steplog import (
     Begin,
@@ -82,10 +83,12 @@ class LogSummary:
     files: dict[str, SourceFile] = field(default_factory=dict)
     seeds: list[Seed] = field(default_factory=list)
     folders: dict[str, Folder] = field(default_factory=dict)
+    moves: StreamCollector = field(default_factory=StreamCollector)
     _parts: int = 0
 
     def take(self, line: Line) -> None:
         """Add one line."""
+        self.moves.take(line)
         match line:
             case Begin():
                 self.begin = line

@@ -49,6 +49,12 @@ def _record(
         list[str] | None,
         typer.Option("--env", metavar="NAME", help="Record one more environment variable (repeatable)."),
     ] = None,
+    contract: Annotated[
+        Path | None,
+        typer.Option(
+            "--rng-contract", metavar="FILE", help="What you declare of random streams. Default: rng-contract.toml here."
+        ),
+    ] = None,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
@@ -60,7 +66,10 @@ def _record(
     Only steps in this process are recorded: trainers started in other processes are not followed. The exit code is the
     script's, or 3 when the script ended well and the recording failed.
     """
+    from trainmem_audit.documents.declared import find_contract
+
     require_recordable(target, module)
+    declared = find_contract(contract, Path.cwd())
     directory = _new_run_dir(run_dir)
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
     order = _order(target, arguments or [], module, directory)
@@ -70,6 +79,7 @@ def _record(
         "inputs": [str(path.absolute()) for path in inputs or ()],
         "variables": env or [],
         "tensorBudget": tensor_budget * 2**20,
+        "contract": None if declared is None else declared.to_json(),
         "quiet": quiet,
         "madeDir": not directory.exists(),
     }

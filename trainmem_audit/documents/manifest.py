@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainmem_audit.documents.common import Count, Digest, Document, Name, RelPath, Scalar, Sequence, Timestamp
+from trainmem_audit.documents.contract import RngContract
 from trainmem_audit.documents.steplog import (
     MOST_FOLDERS,
     Command,
@@ -18,7 +19,6 @@ from trainmem_audit.documents.steplog import (
     Producer,
     Seed,
     SourceFile,
-    Stream,
 )
 
 __all__ = [
@@ -96,7 +96,7 @@ class Manifest(Document):
     command: Command
     environment: Environment
     numeric_profile: dict[Literal["import", "firstStep", "end"], dict[Name, Scalar]]
-    rng_contract: dict[Name, Stream]
+    rng_contract: RngContract
     seeds: Sequence[Seed] = ()
     canary: dict[Name, Digest]
     sources: dict[Name, Component]

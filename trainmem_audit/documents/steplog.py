@@ -21,6 +21,7 @@ from trainmem_audit.documents.common import (
     Sequence,
     Timestamp,
 )
+from trainmem_audit.documents.declared import DeclaredContract, Purpose
 from trainmem_audit.errors import FormatError
 
 __all__ = [
@@ -42,10 +43,12 @@ __all__ = [
     "Loader",
     "Order",
     "Producer",
+    "Resumed",
     "Seed",
     "SourceFile",
     "Step",
     "Stream",
+    "WorkerStart",
     "parse_line",
 ]
 
@@ -190,6 +193,26 @@ class Seed(Document):
     imposed: Literal[True] | None = None
 
 
+class Resumed(Document):
+    """An optimizer was given a saved state: its class, and the number of steps that the state had behind it, if known."""
+
+    optimizer: Name
+    steps: Count | None = None
+
+
+class WorkerStart(Document):
+    """A worker process of a loader, when it was ready for its first batch.
+
+    `streams` are the digests of its random streams then, `consumed` those of them that its first batch drew from.
+    """
+
+    loader: Name
+    epoch: Count
+    worker: Count
+    streams: dict[Name, Digest]
+    consumed: Sequence[Name] = ()
+
+
 class Begin(Document):
     """The first line: what is known before the script runs."""
 
@@ -206,6 +229,7 @@ class Begin(Document):
     environment: Environment
     streams: dict[Name, Stream]
     tensor_budget: Count
+    declared_contract: DeclaredContract | None = None
 
 
 class Inventory(Document):
@@ -225,10 +249,17 @@ class Inventory(Document):
     files: Sequence[SourceFile] | None = None
     seeds: Sequence[Seed] | None = None
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] | None = None
+    draws: dict[Name, Sequence[Purpose]] | None = None
+    workers: Sequence[WorkerStart] | None = None
+    resumed: Sequence[Resumed] | None = None
 
 
 class Epoch(Document):
-    """A data loader began an epoch of training: `rng` are the streams as they were when its iterator was made."""
+    """A data loader began an epoch of training: `rng` are the streams as they were when its iterator was made.
+
+    `sampler_epoch` is the epoch that the sampler was told (`set_epoch`), `worker_seed` what the seeds of its workers follow
+    from, `data` the numbers among the data set's own attributes, when they are not those of the epoch before.
+    """
 
     kind: ClassVar[str] = "epoch"
     chain: Digest
@@ -237,15 +268,22 @@ class Epoch(Document):
     epoch: Count
     loader: Name
     rng: dict[Name, Digest]
+    sampler_epoch: Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)] | None = None
+    worker_seed: Annotated[str, Field(pattern=r"^-?[0-9]{1,20}$")] | None = None
+    data: dict[Name, Scalar] | None = None
 
 
 class Order(Document):
-    """The batches consumed by one step: digests of the sample indices (where there are any) and of the content."""
+    """The batches consumed by one step: digests of the sample indices (where there are any) and of the content.
+
+    `parts` is [loader, epoch, samples] for each, where not all samples are of the epoch that began last.
+    """
 
     index: Digest | None = None
     content: Digest
     n: Count
     batches: Count
+    parts: Sequence[tuple[Name, Count, Count]] | None = None
 
 
 class Step(Document):
