@@ -1,4 +1,4 @@
-"""The RNG contract of a run, out of its step log: which streams there are, when they moved, what their seeds follow from.
+"""The RNG contract of a run, out of its step log: its streams, when they moved, what their seeds follow from.
 
 `StreamCollector` watches the lines go by, when they are written and when they are verified, so a statement and its log
 cannot disagree. Pure, and in memory that does not grow with the steps. Not here: any judgement (`validators/rng.py`).
@@ -7,6 +7,7 @@ cannot disagree. Pure, and in memory that does not grow with the steps. Not here
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +18,20 @@ from trainmem_audit.documents.declared import CONTRACT_VERSION, Pairing, Stabili
 from trainmem_audit.documents.steplog import Begin, Epoch, Inventory, Line, Seed, Step, Stream
 from trainmem_audit.errors import FormatError
 
-__all__ = ["DERIVATION", "StreamCollector", "contract_members", "start_seed", "stream_digest"]
+__all__ = [
+    "DERIVATION",
+    "KNOWN_DERIVATIONS",
+    "StreamCollector",
+    "contract_members",
+    "derive",
+    "start_seed",
+    "stream_digest",
+]
 
 DERIVATION = "trainmem-audit 2026-11 start of a random stream v1"
 """The context by which the seeds of unseeded streams follow from the run's nonce."""
+KNOWN_DERIVATIONS = (DERIVATION, "numpy.random.SeedSequence", "sum")
+"""The derivations that `derive` can recompute."""
 _STARTED = ("numpy", "python", "torch.cpu")
 _GLOBAL_SEEDS = {
     "random.seed": ("python",),
@@ -35,6 +46,26 @@ def start_seed(nonce: str, stream: str) -> int:
     """Return the 63-bit seed that a stream starts from when nothing else was said."""
     digest = blake3(f"{nonce} {stream}".encode(), derive_key_context=DERIVATION).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def derive(function: str, root: str, path: Sequence[str]) -> str | None:
+    """Return the seed, as text, that a known derivation gives; `None` where root or path are none of its kind.
+
+    `sum` adds root and path, as `DistributedSampler` does with seed and epoch: many paths have the same sum.
+    """
+    if function == DERIVATION:
+        return str(start_seed(root, path[0])) if len(path) == 1 else None
+    numbers = [int(text) for text in (root, *path) if text.isascii() and text.isdecimal() and len(text) < 40]
+    if len(numbers) <= len(path):
+        return None
+    return str(sum(numbers)) if function == "sum" else _seed_sequence(numbers[0], numbers[1:])
+
+
+def _seed_sequence(entropy: int, path: list[int]) -> str | None:
+    """Return the first 64 bits of the state that NumPy's `SeedSequence(entropy, spawn_key=path)` generates."""
+    from numpy.random import SeedSequence
+
+    return str(int(SeedSequence(entropy, spawn_key=tuple(path)).generate_state(1, "uint64")[0]))
 
 
 def stream_digest(stream: Stream) -> str:

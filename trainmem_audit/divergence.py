@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
 from trainmem_audit.contract import stream_digest
+from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
 from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step, Stream
 from trainmem_audit.errors import FormatError
 from trainmem_audit.sidefiles import split_digests

@@ -52,7 +52,9 @@ def _record(
     contract: Annotated[
         Path | None,
         typer.Option(
-            "--rng-contract", metavar="FILE", help="What you declare of random streams. Default: rng-contract.toml here."
+            "--rng-contract",
+            metavar="FILE",
+            help="What you declare of random streams. Default: rng-contract.toml here.",
         ),
     ] = None,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,

@@ -1,4 +1,4 @@
-"""The RNG contract of a run (STANDARD § 4): what was recorded of its random streams, and beside it what was declared."""
+"""The RNG contract of a run: what was recorded of its random streams, and beside it what was declared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pydantic import Field
 
 from trainmem_audit.documents.common import Count, Digest, Document, Name, Sequence
 from trainmem_audit.documents.declared import (
-    CONTRACT_VERSION,
     DeclaredContract,
     Derivation,
     Pairing,
@@ -60,7 +59,7 @@ class ContractStream(Stream):
 class RngContract(Document):
     """What was recorded of the random streams; `declared` is the author's word and nothing else."""
 
-    contract_version: Literal["0.1.0-draft"] = CONTRACT_VERSION
+    contract_version: Literal["0.1.0-draft"]
     root_entropy: Annotated[str, Field(min_length=1, max_length=200)]
     derivation: Derivation
     streams: dict[Name, ContractStream]

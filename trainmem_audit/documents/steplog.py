@@ -194,7 +194,7 @@ class Seed(Document):
 
 
 class Resumed(Document):
-    """An optimizer was given a saved state: its class, and the number of steps that the state had behind it, if known."""
+    """An optimizer was given a saved state: its class, and the steps that the state had behind it, if known."""
 
     optimizer: Name
     steps: Count | None = None
@@ -257,8 +257,8 @@ class Inventory(Document):
 class Epoch(Document):
     """A data loader began an epoch of training: `rng` are the streams as they were when its iterator was made.
 
-    `sampler_epoch` is the epoch that the sampler was told (`set_epoch`), `worker_seed` what the seeds of its workers follow
-    from, `data` the numbers among the data set's own attributes, when they are not those of the epoch before.
+    `sampler_epoch` is the epoch that the sampler was told (`set_epoch`), `worker_seed` what the seeds of its workers
+    follow from, `data` the numbers among the data set's own attributes, when they are not those of the epoch before.
     """
 
     kind: ClassVar[str] = "epoch"

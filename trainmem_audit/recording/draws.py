@@ -1,4 +1,4 @@
-"""What the random streams are drawn from for: their states are looked at where one activity of a training meets the next.
+"""What the random streams are drawn from for: their states are looked at where one activity meets the next.
 
 A stream that is elsewhere after a forward than before it was drawn from by dropout, say. The looks are few: through the
 first steps, and around the first step of some later epochs. So a purpose that is seen is certain, and one that is never
@@ -89,4 +89,3 @@ def _numbers(value: Any, prefix: str, found: dict[str, Any], depth: int) -> None
             for number, inner in enumerate(members):
                 place = f"{prefix}{name}." if len(members) == 1 else f"{prefix}{name}.{number}."
                 _numbers(inner, place, found, depth + 1)
-

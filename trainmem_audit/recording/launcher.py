@@ -48,7 +48,8 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
     order:
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
-        `inputs`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}), `dump` ([step, file]), `contract` (what the author declares), `quiet`, `madeDir`;
+        `inputs`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}), `dump` ([step, file]), `quiet`, `madeDir`,
+        `contract` (what the author declares);
         for `twice` also `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places,
         root}).
     arguments:

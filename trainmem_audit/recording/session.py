@@ -613,7 +613,7 @@ def _loader_generators(loader: Any) -> list[tuple[str, torch.Generator]]:
 
 
 def _effective_sampler(loader: Any) -> Any:
-    """Return the sampler that decides the order: that of the batch sampler, where the script has made one of its own."""
+    """Return the sampler that decides the order: that of a batch sampler, where the script has made one."""
     sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
     inner = getattr(batch_sampler, "sampler", None)
     return sampler if inner is None else inner
