@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("privacy", "merkle", "steplog", "sidefiles", "divergence", "gathering", "checks"),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
-    ("verify", "report", "show", "screen", "doctor", "twice"),
+    ("verify", "compliance", "explain", "report", "show", "screen", "formats", "doctor", "twice"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

@@ -11,8 +11,9 @@ The architecture, from the ground up; a module imports only from lower layers (`
   (lines and statements of a run), `packing`, `assemble` (closes and signs a run)
 - L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`,
   `pinning` (takes one source of variation out of a launched script)
-- L5 `verify` (numbered steps), `screen` and `show` (text for a terminal), `report` (HTML and Markdown), `twice`
-  (runs a script twice and finds out why the runs differ), `doctor` (what a machine can do)
+- L5 `verify` (numbered steps), `compliance` (the checklist on a run), `explain` (what its ids mean), `screen` and
+  `show` (text for a terminal), `formats` (what machines read), `report` (HTML and Markdown), `twice` (runs a script
+  twice and finds out why the runs differ), `doctor` (what a machine can do)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

@@ -17,31 +17,39 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Literal, get_args
 
-from trainmem_audit.documents.record import Record
-from trainmem_audit.errors import FormatError
-from trainmem_audit.resources import data_root
+from trainmem_audit.documents.checklist import Checklist, Codes, Evidence, Item
+from trainmem_audit.documents.record import Facts, Record
+from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.resources import data_file, data_root
 
 __all__ = [
+    "DRAFT",
     "EVIDENCE",
     "Evidence",
     "Outcome",
     "Rule",
     "State",
     "declared",
+    "evaluate",
     "failed",
+    "followed",
     "inconclusive",
+    "items_of",
+    "load_checklist",
+    "load_codes",
     "load_rules",
     "not_applicable",
     "passed",
 ]
 
-Evidence = Literal["declared", "recorded", "cross-checked", "replayed"]
+DRAFT: Final = "draft"
+"""The folder of `schema/` that holds the version of the standard that is in the making."""
 State = Literal["pass", "fail", "not-applicable", "inconclusive", "declared"]
 EVIDENCE: Final[tuple[Evidence, ...]] = get_args(Evidence)
 """The evidence ladder, from the author's word up."""
@@ -88,6 +96,98 @@ def inconclusive(message: str, *, where: str = "", expected: str = "", got: str 
 def declared(message: str, *, where: str = "", got: str = "") -> Outcome:
     """Return that only the author says so."""
     return Outcome("declared", message, "declared", where, "", got)
+
+
+def followed(facts: Facts, name: str, beside: str = "", from_the_start: bool = False) -> bool:
+    """Tell whether a component has a digest at every step from its first on.
+
+    Parameters
+    ----------
+    beside:
+        A component that is there as long as this one should be (the parameters of the same module, say, which the
+        script may drop); where the log has none of that name, the end of the log counts.
+    from_the_start:
+        Whether it should be there as early as `beside`, too.
+    """
+    own, other = facts.components.get(name), facts.components.get(beside)
+    if own is None or own.steps != own.last - own.first + 1:
+        return False
+    first, last = (0, facts.steps.count - 1) if other is None else (other.first, other.last)
+    return own.last >= last and (own.first <= first or not from_the_start)
+
+
+@cache
+def load_checklist() -> Checklist:
+    """Return our checklist."""
+    checklist: Checklist = Checklist.parse(_draft("checklist.json"), "checklist.json")
+    return checklist
+
+
+@cache
+def load_codes() -> Codes:
+    """Return the codes of findings and errors."""
+    codes: Codes = Codes.parse(_draft("findings.json"), "findings.json")
+    return codes
+
+
+def _draft(name: str) -> bytes:
+    return data_file("schema", f"{DRAFT}/{name}").read_bytes()
+
+
+def items_of(profile: str) -> tuple[Item, ...]:
+    """Return the items of a profile, in the order of the checklist.
+
+    Raises
+    ------
+    UsageError
+        If there is no such profile.
+    """
+    checklist = load_checklist()
+    if profile not in checklist.profiles:
+        raise UsageError(
+            "unknown profile", where="--profile", expected=" or ".join(sorted(checklist.profiles)), got=profile[:40]
+        )
+    return tuple(item for item in checklist.items if profile in item.severity)
+
+
+def evaluate(item: Item, record: Record) -> Outcome:
+    """Return what the rule of an item says of a record, within what the runner allows (above, 1 to 3)."""
+    missing = _missing(item, record)
+    if missing:  # (1)
+        return inconclusive(missing)
+    rule = load_rules().get(item.id)
+    if rule is None:
+        return inconclusive("this checker has no rule for it")
+    outcome = rule(record)
+    if outcome.state != "pass":
+        return outcome
+    assert outcome.evidence is not None
+    if EVIDENCE.index(outcome.evidence) < EVIDENCE.index(item.evidence):  # (2)
+        state: State = "declared" if outcome.evidence == "declared" else "inconclusive"
+        message = f"{outcome.message} ({outcome.evidence}; the item asks for: {item.evidence})"
+        return replace(outcome, state=state, message=message)
+    if broken := _broken(item, record):  # (3)
+        return replace(outcome, state="inconclusive", evidence=None, message=broken)
+    return outcome
+
+
+def _missing(item: Item, record: Record) -> str:
+    if item.needs != "verification" and record.statement is None:
+        return "the statement could not be read"
+    if item.needs == "log" and record.facts is None:
+        return "the step log could not be read"
+    return ""
+
+
+def _broken(item: Item, record: Record) -> str:
+    verification = record.verification
+    if verification.signature.state == "invalid" or verification.bytes == "broken":
+        return "it would pass, but the record is not what was signed"
+    if verification.record == "inconsistent" and item.needs != "verification":
+        return "it would pass, but the record contradicts itself"
+    if verification.bytes == "not-checked" or verification.signature.state == "not-checkable":
+        return "it would pass, but nobody could check the signature"
+    return ""
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
 from trainmem_audit.text import clip, safe_text
 
-__all__ = ["FORMATS", "around_lines", "difference_lines", "verification_text"]
+__all__ = ["FORMATS", "around_lines", "difference_lines", "result_text", "verification_lines", "verification_text"]
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "not-checked": "–   "}
 _UNKNOWN = "?   "
@@ -28,9 +28,13 @@ _MOST = 40
 
 def verification_text(verification: Verification) -> str:
     """Return one screen: the numbered checks, the findings, the replay, the verdicts."""
-    return "\n".join(
-        [*_checks(verification), *_findings(verification), *_replay(verification.replay), *_verdicts(verification)]
-    )
+    return "\n".join([*verification_lines(verification), f"result:    {safe_text(result_text(verification))}"])
+
+
+def verification_lines(verification: Verification) -> list[str]:
+    """Return all of it but what it comes to."""
+    parts = (_checks(verification), _findings(verification), _replay(verification.replay), _verdicts(verification))
+    return [line for part in parts for line in part]
 
 
 def _checks(verification: Verification) -> Iterator[str]:
@@ -111,10 +115,9 @@ def _verdicts(verification: Verification) -> Iterator[str]:
     yield f"record:    {verification.record}"
     what = " (what-if: no verdict on the record)" if verification.replay.what_if else ""
     yield f"replay:    {verification.replay.outcome}{what}"
-    yield f"result:    {safe_text(_result(verification))}"
 
 
-def _result(verification: Verification) -> str:
+def result_text(verification: Verification) -> str:
     """Return in words what the exit code says, and why."""
     if verification.exit_code == 0:
         return "passed"

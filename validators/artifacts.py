@@ -1,11 +1,27 @@
-"""ART: the bytes, the signature, the versions and the log as a whole."""
+"""ART: the bytes, the signature, the versions, the log as a whole, and what a record gives away."""
 
 from __future__ import annotations
 
-from trainmem_audit.checks import Outcome, Rule, failed, inconclusive, passed
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from trainmem_audit.checks import Outcome, Rule, failed, inconclusive, not_applicable, passed
+from trainmem_audit.documents.findings import Verification
+from trainmem_audit.documents.manifest import SCHEMA_VERSION
 from trainmem_audit.documents.record import Record
 
 __all__ = ["RULES"]
+
+_STEP_LOG = 6
+_TRACES = {
+    "a home directory": re.compile(r"/(?:home|Users)/[A-Za-z][\w.-]*|[A-Za-z]:\\Users\\\w"),
+    "a mail address": re.compile(
+        r"[A-Za-z0-9][\w.+-]{0,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}"
+    ),
+    "a user at a host": re.compile(r"[A-Za-z0-9][\w.+-]{0,64}@[A-Za-z0-9-]{1,63}:"),
+    "credentials in an address": re.compile(r"://[^\s/@]{1,255}@"),
+}
 
 
 def _signature_and_digests(record: Record) -> Outcome:
@@ -13,24 +29,92 @@ def _signature_and_digests(record: Record) -> Outcome:
     verification = record.verification
     signature = verification.signature
     if signature.state == "invalid":
-        return failed(
-            "cross-checked",
-            "the signature does not verify",
-            where="run.json",
-            expected="a signature by a key at hand",
-            got=signature.detail,
-        )
+        where, expected = "run.json", "a signature by a key at hand"
+        return failed("cross-checked", "no signature verifies", where=where, expected=expected, got=signature.detail)
     if verification.bytes == "broken":
-        return failed(
-            "cross-checked",
-            "the files are not those that were signed",
-            where=next((item.where for item in verification.findings if item.severity == "error"), "run.json"),
-            expected="every file with its digest",
-            got=f"{len(verification.findings)} findings",
-        )
+        where, got = _first_error(verification, "FILE", "ENV", "STATEMENT", "SIG")
+        expected = "the files that were signed, in their exact form"
+        return failed("cross-checked", "the bytes are not what was signed", where=where, expected=expected, got=got)
     if signature.state == "not-checkable" or verification.bytes != "intact":
         return inconclusive("no key is at hand, or the files could not be compared", where="run.json")
-    return passed("cross-checked", f"signed by {signature.keyid}, every file has its digest")
+    return passed("cross-checked", f"signed by {signature.keyid}, and every file has its digest")
 
 
-RULES: dict[str, Rule] = {"TM-ART-001": _signature_and_digests}
+def _versions_known(record: Record) -> Outcome:
+    """TM-ART-002: the versions of schema and checklist are known."""
+    if record.statement is None:
+        for finding in record.verification.findings:
+            if finding.code == "STATEMENT" and finding.where in ("predicateType", "predicate.schemaVersion"):
+                expected, got = finding.expected, finding.got
+                return failed("cross-checked", finding.message, where=finding.where, expected=expected, got=got)
+        return inconclusive("the statement could not be read", where="run.json")
+    manifest = record.statement.predicate
+    versions = {"schemaVersion": manifest.schema_version, "checklistVersion": manifest.checklist_version}
+    for name, version in versions.items():
+        if version != SCHEMA_VERSION:
+            where = f"statement: predicate.{name}"
+            message = "written by a version that this checker does not know"
+            return failed("cross-checked", message, where=where, expected=SCHEMA_VERSION, got=version)
+    return passed("cross-checked", f"schema and checklist are of version {SCHEMA_VERSION}")
+
+
+def _plan_precedes_runs(record: Record) -> Outcome:
+    """TM-ART-003: the plan of a study precedes its runs. A statement of this version can name no plan."""
+    assert record.manifest.run.id
+    return not_applicable("the statement names no plan: a run of its own, and no arm of a study")
+
+
+def _steps_contiguous(record: Record) -> Outcome:
+    """TM-ART-004: the steps are contiguous up to the end of the run."""
+    verification, log = record.verification, record.log
+    state = next((check.state for check in verification.checks if check.number == _STEP_LOG), "not-checked")
+    if state == "fail" or not log.whole:
+        where, got = _first_error(verification, "LOG")
+        expected = "contiguous steps in an unbroken chain, as the statement says"
+        return failed("cross-checked", "the step log does not hold", where=where, expected=expected, got=got)
+    if not log.ended:
+        message = f"the log breaks off after step {log.steps.count - 1}: it has no `end` line"
+        return inconclusive(message, where="steps.jsonl")
+    return passed("cross-checked", f"{log.steps.count} steps without a gap, up to the end of the run")
+
+
+def _anonymised(record: Record) -> Outcome:
+    """TM-ART-005: nothing in an anonymous statement tells who or where."""
+    if record.disclosed:
+        return not_applicable("the openings of the commitments are there: the record is open on purpose")
+    for path, text in _texts(record.manifest.to_json(), "predicate"):
+        for kind, pattern in _TRACES.items():
+            if pattern.search(text):
+                message = "the statement holds what tells who or where"
+                return failed("cross-checked", message, where=f"statement: {path}", expected="nothing of it", got=kind)
+    return passed("cross-checked", "no text of the statement holds a home directory, an address or credentials")
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield every text of a document with its path, names of members included."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield path, key
+            yield from _texts(member, f"{path}.{key}" if len(path) < 200 else path)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from _texts(member, f"{path}[{index}]" if len(path) < 200 else path)
+
+
+def _first_error(verification: Verification, *codes: str) -> tuple[str, str]:
+    """Return where the first error with one of these codes lies, and what it says."""
+    for finding in verification.findings:
+        if finding.severity == "error" and finding.code.startswith(codes):
+            return finding.where, finding.message
+    return "run.json", "see the findings of `verify`"
+
+
+RULES: dict[str, Rule] = {
+    "TM-ART-001": _signature_and_digests,
+    "TM-ART-002": _versions_known,
+    "TM-ART-003": _plan_precedes_runs,
+    "TM-ART-004": _steps_contiguous,
+    "TM-ART-005": _anonymised,
+}

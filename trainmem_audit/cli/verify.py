@@ -13,11 +13,12 @@ from trainmem_audit.cli.common import RunArgument, say
 from trainmem_audit.errors import UsageError
 
 if TYPE_CHECKING:
-    from trainmem_audit.documents.steplog import Line
     from trainmem_audit.rundir import RunReader
     from trainmem_audit.verify import Examination, Policy
 
-__all__ = ["SignerOption", "TrustFileOption", "examine_run", "policy_for", "register"]
+FORMATS_SHOWN = "text|json|sarif|junit|github"
+
+__all__ = ["FORMATS_SHOWN", "SignerOption", "TrustFileOption", "examine_run", "policy_for", "register", "replayer_for"]
 
 SignerOption = Annotated[
     str | None,
@@ -49,14 +50,16 @@ def policy_for(
     )
 
 
-def examine_run(reader: RunReader, policy: Policy, replayer: Any = None, watch: Any = None) -> Examination:
+def examine_run(
+    reader: RunReader, policy: Policy, replayer: Any = None, watch: Any = None, indices: Any = None
+) -> Examination:
     """Verify a run (`verify.examine`)."""
     from trainmem_audit.verify import examine
 
-    def ignore(line: Line) -> None:
+    def ignore(_: Any) -> None:
         pass
 
-    return examine(reader, policy, replayer, watch or ignore)
+    return examine(reader, policy, replayer, watch or ignore, indices or ignore)
 
 
 def _verify(
@@ -96,7 +99,7 @@ def _verify(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Also write what was found, as JSON.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
+    form: Annotated[str, typer.Option("--format", metavar=FORMATS_SHOWN, help="How to print it.")] = "text",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Verify a run: its bytes, its signature, its step log; with --replay, also whether it reproduces.
@@ -111,8 +114,8 @@ def _verify(
       2  the input or the command cannot be used, or nobody agreed to a replay
       3  undecided: the record is incomplete, or the replay inconclusive
     """
+    from trainmem_audit.formats import VERIFICATION as FORMATS
     from trainmem_audit.rundir import open_run, write_atomic
-    from trainmem_audit.screen import FORMATS
 
     if form not in FORMATS:
         raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(FORMATS)), got=form[:40])
@@ -126,7 +129,7 @@ def _verify(
             "sizes": sizes,
             "timeout": timeout,
         }
-        replayer = None if replay is None else _replayer(reader, replay, yes, quiet, _secrets(secrets), options)
+        replayer = None if replay is None else replayer_for(reader, replay, yes, quiet, secrets, options)
         policy = policy_for(trust_file, signer, allow_untrusted, allow_changed_source)
         verification = examine_run(reader, policy, replayer).verification
     typer.echo(FORMATS[form](verification))
@@ -137,13 +140,16 @@ def _verify(
     raise typer.Exit(verification.exit_code)
 
 
-def _replayer(reader: RunReader, mode: str, yes: bool, quiet: bool, secret: Any, options: dict[str, Any]) -> Any:
+def replayer_for(
+    reader: RunReader, mode: str, yes: bool, quiet: bool, secrets: Path | None, options: dict[str, Any]
+) -> Any:
     """Return the function that replays; a missing torch is an error before anything is verified."""
     from importlib.util import find_spec
 
     from trainmem_audit.replaying import ReplayOptions, parse_mode
     from trainmem_audit.replaying import replay as run_replay
 
+    secret = _secrets(secrets)
     steps = parse_mode(mode)
     if find_spec("torch") is None:
         raise UsageError("a replay needs torch", remedy="pip install 'trainmem-audit[torch]'")

@@ -23,6 +23,7 @@ from trainmem_audit.documents.steplog import (
 
 __all__ = [
     "BASE",
+    "CODE_ELSEWHERE",
     "PAYLOAD_TYPE",
     "PREDICATE_TYPE",
     "SCHEMA_VERSION",
@@ -42,6 +43,8 @@ PREDICATE_TYPE = f"{BASE}/training-run/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 SCHEMA_VERSION = "0.1.0-draft"
 
+CODE_ELSEWHERE = "code imported from outside of the working directory"
+"""How an entry of `notRecorded` begins that names code of which the record has nothing."""
 UNLISTED = frozenset({"run.json", "signer.pub", "disclosures.json", "run.intoto.jsonl"})
 """The files of a run directory that the statement does not list, beside those of `is_listed`."""
 

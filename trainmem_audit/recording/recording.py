@@ -21,7 +21,7 @@ from trainmem_audit import __version__
 from trainmem_audit.assemble import recover, sign_run
 from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.declared import DeclaredContract
-from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.manifest import CODE_ELSEWHERE, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
@@ -335,7 +335,7 @@ class Recording:
                 missing.add("the state after the last step: the script's objects were gone when it ended")
         if self._code.elsewhere:
             names = ", ".join(sorted(map(public_text, self._code.elsewhere))[:20])
-            missing.add(f"code imported from outside of the working directory: {names}")
+            missing.add(f"{CODE_ELSEWHERE}: {names}")
         if self._opened.too_many:
             missing.add("inputs beyond the first 10000 files that the script opened")
         if not self._options.copy_source:

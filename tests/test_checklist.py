@@ -1,0 +1,174 @@
+"""The checklist: items, rules, vectors, explanations and documentation belong together, one to one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainmem_audit.checks import EVIDENCE, evaluate, items_of, load_checklist, load_rules
+from trainmem_audit.documents.record import Record
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ROOT / "schema" / "draft" / "vectors" / "rules"
+VECTORS = sorted(RULES.glob("*/*.json"))
+ITEMS = {item.id: item for item in load_checklist().items}
+AREA_FILES = {"RNG": "rng.py", "ORD": "order.py"}
+PRESENT = {
+    name: item
+    for name, item in ITEMS.items()
+    if (ROOT / "validators" / AREA_FILES.get(name[3:6], "artifacts.py")).is_file()
+}
+BASE: Any = json.loads((RULES / "base.json").read_text("utf-8"))
+
+STANDARD = {
+    "ART": ("M3", "M3", "S3", "M3", "A3"),
+    "ENV": ("M2", "M2", "M2", "M2", "M2"),
+    "RNG": ("M3", "M3", "M3", "M3", "S3"),
+    "ORD": ("M2", "M3", "M3", "M3", "M3", "S2", "S2"),
+    "OPT": ("M2", "M2", "M3", "S3", "S2"),
+    "PTH": ("M3", "S2", "M3"),
+    "BUF": ("M2", "M2"),
+    "EXT": ("M2", "M3"),
+    "MET": ("M2", "A2"),
+    "VIS": ("M3",),
+    "PRB": ("M3", "M3"),
+    "EST": ("M1", "M3", "M3"),
+    "UNC": ("M3", "M3", "M3", "M3", "S3"),
+    "VER": ("S4", "A4"),
+}
+"""Severity in profile `paired` (must, should, may) and least evidence (1 to 4), area by area."""
+
+
+def patched(target: Any, patch: Any) -> Any:
+    """Return `target` with a merge patch applied (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = patched(merged.get(key), value)
+    return merged
+
+
+def record_of(vector: Any) -> Record:
+    """Return the record of a vector: its patch over the base."""
+    parsed: Record = Record.parse(json.dumps(patched(BASE, vector["patch"])).encode(), "vector")
+    return parsed
+
+
+def test_the_items_are_those_of_the_standard() -> None:
+    letters = {"must": "M", "should": "S", "may": "A"}
+    found: dict[str, list[str]] = {}
+    for item in ITEMS.values():
+        area, number = item.id[3:6], int(item.id[7:])
+        found.setdefault(area, []).append(letters[item.severity["paired"]] + str(EVIDENCE.index(item.evidence) + 1))
+        assert number == len(found[area]), f"{item.id} is out of order"
+    assert {area: tuple(marks) for area, marks in found.items()} == STANDARD
+    assert len(ITEMS) == 49
+
+
+def test_ids_slugs_and_titles_are_unique() -> None:
+    items = load_checklist().items
+    for texts in ([item.id for item in items], [item.slug for item in items], [item.title for item in items]):
+        assert len(set(texts)) == len(texts)
+    assert set(load_checklist().areas) == set(STANDARD)
+
+
+def test_core_has_the_items_of_one_run_with_the_same_severities() -> None:
+    core = {item.id for item in items_of("core")}
+    later = {"TM-RNG-003", "TM-RNG-004", "TM-OPT-003", "TM-EXT-002"}
+    expected = {name for name in ITEMS if name[3:6] not in ("PTH", "PRB", "EST", "UNC")} - later
+    assert core == expected
+    assert all(item.severity["core"] == item.severity["paired"] for item in items_of("core"))
+
+
+def test_a_selector_that_can_be_false_says_what_not_applicable_means() -> None:
+    for item in ITEMS.values():
+        if item.scope == "run":
+            assert (item.selector is None) == (item.decides.not_applicable is None), item.id
+
+
+def test_every_item_has_one_rule_and_every_rule_an_item() -> None:
+    assert load_rules().keys() == PRESENT.keys()
+
+
+def test_every_rule_says_in_its_first_line_which_item_it_is() -> None:
+    for name, rule in load_rules().items():
+        if ITEMS[name].scope == "run":
+            assert (rule.__doc__ or "").startswith(f"{name}: "), name
+
+
+def test_every_item_has_a_vector_for_each_state_that_its_rule_can_give() -> None:
+    found: dict[str, set[str]] = {}
+    for path in VECTORS:
+        state = json.loads(path.read_text("utf-8"))["expected"]["state"]
+        assert path.name.startswith(f"{state}-"), path
+        found.setdefault(path.parent.name, set()).add(state)
+    assert not found.keys() - ITEMS.keys()
+    for name, item in PRESENT.items():
+        if item.scope == "study":
+            assert found[name] & {"inconclusive", "not-applicable"}, name
+            assert "pass" not in found[name], f"{name} takes a study, and passes without one"
+        else:
+            wanted = {"pass", "fail"} | ({"not-applicable"} if item.selector else set())
+            assert wanted <= found[name], f"{name}: no vector for {sorted(wanted - found[name])}"
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_vector(path: Path) -> None:
+    vector = json.loads(path.read_text("utf-8"))
+    assert set(vector) == {"description", "patch", "expected"}
+    outcome = evaluate(ITEMS[path.parent.name], record_of(vector))
+    assert outcome.state == vector["expected"]["state"], outcome
+    assert outcome.evidence == vector["expected"].get("evidence"), outcome
+    if outcome.state == "fail":
+        assert outcome.where, "a failure says where"
+        assert outcome.expected, "a failure says what was expected"
+        assert outcome.got, "a failure says what was found"
+
+
+def test_the_base_passes_everything_that_one_run_can_show() -> None:
+    record = record_of({"patch": {}})
+    states = {name: evaluate(item, record).state for name, item in PRESENT.items() if item.scope == "run"}
+    assert set(states.values()) <= {"pass", "not-applicable"}, states
+
+
+@pytest.mark.parametrize(
+    ("patch", "why"),
+    [
+        ({"verification": {"bytes": "broken"}}, "not what was signed"),
+        ({"verification": {"signature": {"state": "invalid"}}}, "not what was signed"),
+        ({"verification": {"record": "inconsistent"}}, "contradicts itself"),
+        ({"verification": {"signature": {"state": "not-checkable"}}}, "nobody could check"),
+    ],
+)
+def test_nothing_passes_in_a_record_that_does_not_hold(patch: dict[str, Any], why: str) -> None:
+    record = record_of({"patch": patch})
+    outcomes = {name: evaluate(item, record) for name, item in ITEMS.items()}
+    passing = {name for name, outcome in outcomes.items() if outcome.state == "pass"}
+    of_the_bytes = {name for name, item in ITEMS.items() if item.needs == "verification"}
+    assert passing == (of_the_bytes if why == "contradicts itself" else set())
+    assert why in outcomes["TM-ENV-002"].message
+
+
+@pytest.mark.parametrize("missing", [{"statement": None, "facts": None}, {"facts": None}])
+def test_what_needs_a_part_that_is_not_there_is_inconclusive(missing: dict[str, Any]) -> None:
+    record = record_of({"patch": missing})
+    gone = {"log"} | ({"statement"} if "statement" in missing else set())
+    for item in ITEMS.values():
+        if item.needs in gone:
+            assert evaluate(item, record).state == "inconclusive", item.id
+
+
+def test_the_two_lists_of_torch_optimizers_agree() -> None:
+    import sys
+
+    load_rules()
+    memory, optimizer = (sys.modules[f"_trainmem_audit_rules_{name}"] for name in ("memory", "optimizer"))
+    assert set(optimizer._SLOTS) == memory._TORCH
