@@ -164,7 +164,8 @@ def _replicates_do_not_share_order(record: Record) -> Outcome:
         known: dict[str, EpochFacts] = {}
         for epoch in epochs:
             first = known.setdefault(str(epoch.digest), epoch)
-            if not shared and first.optimizer != epoch.optimizer and first.loader != epoch.loader:
+            others = first.optimizer != epoch.optimizer and first.loader != epoch.loader
+            if not shared and others and first.segment == epoch.segment:  # else it is a run that was resumed
                 return failed(
                     "cross-checked",
                     "two replicates in this run have one order",

@@ -25,7 +25,7 @@ MOST_SEEDS = 8
 class Consumption(Document):
     """When a stream was drawn from, seen by its digests.
 
-    `before_training` says whether it was elsewhere at an epoch's start before the first step than at its own. `steps` counts the
+    `before_training` says whether it was elsewhere when an epoch began before the first step. `steps` counts the
     steps at whose end it was elsewhere than at the observation before (a step, or the start of an epoch), `first` and
     `last` are such steps, and `inside` counts those of them with which no epoch began. `epochs` counts the epochs at
     whose start it was elsewhere than at the step before. `workers` counts the worker processes that drew from a copy.
