@@ -109,7 +109,7 @@ def _epochs_are_distinct(record: Record) -> Outcome:
     for epoch, loader in _epochs(record):
         scheme = _declared(record) or _scheme(loader)
         if scheme in (None, "reshuffle"):
-            key = (scheme, _described(loader), epoch.optimizer, epoch.segment)
+            key: tuple[object, ...] = (scheme, _described(loader), epoch.optimizer, epoch.segment)
             series.setdefault(key, []).append(epoch)
     several = {key: epochs for key, epochs in series.items() if len(epochs) > 1}
     if not several:
@@ -243,8 +243,8 @@ def _sharding_and_workers(record: Record) -> Outcome:
             shards.setdefault(count, set()).add(rank)
         if loader.settings.get("num_workers"):
             with_workers.append(name)
-    if not shards and not with_workers:
-        return not_applicable("no loader has workers or a shard of the data")
+    if not loaders:
+        return not_applicable("there is no data loader")
     world = record.manifest.environment.variables.get("WORLD_SIZE", "1")
     for count, ranks in shards.items():
         if len(ranks) == count:
@@ -264,7 +264,8 @@ def _sharding_and_workers(record: Record) -> Outcome:
     seeded = {epoch.loader for epoch in record.log.order.epochs if epoch.worker_seed is not None}
     if missing := [name for name in silent if name not in seeded]:
         return inconclusive(f"{missing[0]}: the seeds of its workers are not recorded (they were not forked)")
-    return passed("recorded", f"workers of {len(with_workers)} loaders with their seed, {len(shards)} shardings whole")
+    workers = f"workers of {len(with_workers)} loaders with their seeds" if with_workers else "no worker processes"
+    return passed("recorded", f"{workers}, {'all shards of the data' if shards else 'one shard'}")
 
 
 def _augmentation_is_recorded(record: Record) -> Outcome:
