@@ -46,6 +46,8 @@ __all__ = ["STATES", "kill_many"]
 STATES = ("before the first line", "in mid-log", "while signing", "after the end")
 NONCE = "5" * 32
 """One for all, so that all recordings of a script have the same states."""
+SNAPSHOTS = 3
+"""After every so many steps the state is written too: a kill meets that as often as it lasts."""
 SIGNER = Signer.from_seed(bytes(range(32)))
 _POLL = 0.0002
 
@@ -141,7 +143,9 @@ def _record(training: Training, folder: Path) -> NoReturn:
         os.close(writer)
         arguments = list(training.arguments)
         order = _order(training.name, arguments, False, Path("run"))
-        _, descriptor = interpreter_command(order | {"nonce": NONCE, "seedFd": reader, "quiet": True}, arguments)
+        _, descriptor = interpreter_command(
+            order | {"nonce": NONCE, "seedFd": reader, "quiet": True, "snapshotEvery": SNAPSHOTS}, arguments
+        )
         sys.argv = ["-c", str(descriptor)]
         main()
     except BaseException:

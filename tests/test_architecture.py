@@ -18,10 +18,10 @@ DATA_FOLDERS = ("schema", "templates", "validators")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
-    ("privacy", "merkle", "steplog", "sidefiles", "divergence", "gathering", "checks"),
+    ("privacy", "merkle", "snapshots", "sizes", "steplog", "sidefiles", "divergence", "gathering", "checks"),
     ("envelope", "keys", "trust", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
-    ("verify", "compliance", "explain", "report", "show", "screen", "formats", "doctor", "twice"),
+    ("verify", "compliance", "explain", "handbook", "report", "show", "screen", "formats", "doctor", "twice"),
     ("cli", "__main__"),
 )
 TORCH_LAYER = 4

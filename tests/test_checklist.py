@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.records import RULES, record_of
 from trainmem_audit.checks import EVIDENCE, evaluate, items_of, load_checklist, load_rules
-from trainmem_audit.documents.record import Record
+from trainmem_audit.compliance import Terms, judge
+from trainmem_audit.documents.checklist import Waiver
+from trainmem_audit.documents.compliance import Compliance, ItemResult
+from trainmem_audit.formats.checklist_text import ORDER
+from trainmem_audit.handbook import checklist_page, codes_table
+from trainmem_audit.report import RunSeries, render_html, render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-RULES = ROOT / "schema" / "draft" / "vectors" / "rules"
 VECTORS = sorted(RULES.glob("*/*.json"))
 ITEMS = {item.id: item for item in load_checklist().items}
 AREA_FILES = {"RNG": "rng.py", "ORD": "order.py"}
@@ -22,7 +26,6 @@ PRESENT = {
     for name, item in ITEMS.items()
     if (ROOT / "validators" / AREA_FILES.get(name[3:6], "artifacts.py")).is_file()
 }
-BASE: Any = json.loads((RULES / "base.json").read_text("utf-8"))
 
 STANDARD = {
     "ART": ("M3", "M3", "S3", "M3", "A3"),
@@ -41,25 +44,6 @@ STANDARD = {
     "VER": ("S4", "A4"),
 }
 """Severity in profile `paired` (must, should, may) and least evidence (1 to 4), area by area."""
-
-
-def patched(target: Any, patch: Any) -> Any:
-    """Return `target` with a merge patch applied (RFC 7396)."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    merged = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = patched(merged.get(key), value)
-    return merged
-
-
-def record_of(vector: Any) -> Record:
-    """Return the record of a vector: its patch over the base."""
-    parsed: Record = Record.parse(json.dumps(patched(BASE, vector["patch"])).encode(), "vector")
-    return parsed
 
 
 def test_the_items_are_those_of_the_standard() -> None:
@@ -124,7 +108,7 @@ def test_every_item_has_a_vector_for_each_state_that_its_rule_can_give() -> None
 def test_vector(path: Path) -> None:
     vector = json.loads(path.read_text("utf-8"))
     assert set(vector) == {"description", "patch", "expected"}
-    outcome = evaluate(ITEMS[path.parent.name], record_of(vector))
+    outcome = evaluate(ITEMS[path.parent.name], record_of(vector["patch"]))
     assert outcome.state == vector["expected"]["state"], outcome
     assert outcome.evidence == vector["expected"].get("evidence"), outcome
     if outcome.state == "fail":
@@ -134,7 +118,7 @@ def test_vector(path: Path) -> None:
 
 
 def test_the_base_passes_everything_that_one_run_can_show() -> None:
-    record = record_of({"patch": {}})
+    record = record_of({})
     states = {name: evaluate(item, record).state for name, item in PRESENT.items() if item.scope == "run"}
     assert set(states.values()) <= {"pass", "not-applicable"}, states
 
@@ -149,7 +133,7 @@ def test_the_base_passes_everything_that_one_run_can_show() -> None:
     ],
 )
 def test_nothing_passes_in_a_record_that_does_not_hold(patch: dict[str, Any], why: str) -> None:
-    record = record_of({"patch": patch})
+    record = record_of(patch)
     outcomes = {name: evaluate(item, record) for name, item in ITEMS.items()}
     passing = {name for name, outcome in outcomes.items() if outcome.state == "pass"}
     of_the_bytes = {name for name, item in ITEMS.items() if item.needs == "verification"}
@@ -159,7 +143,7 @@ def test_nothing_passes_in_a_record_that_does_not_hold(patch: dict[str, Any], wh
 
 @pytest.mark.parametrize("missing", [{"statement": None, "facts": None}, {"facts": None}])
 def test_what_needs_a_part_that_is_not_there_is_inconclusive(missing: dict[str, Any]) -> None:
-    record = record_of({"patch": missing})
+    record = record_of(missing)
     gone = {"log"} | ({"statement"} if "statement" in missing else set())
     for item in ITEMS.values():
         if item.needs in gone:
@@ -172,3 +156,61 @@ def test_the_two_lists_of_torch_optimizers_agree() -> None:
     load_rules()
     memory, optimizer = (sys.modules[f"_trainmem_audit_rules_{name}"] for name in ("memory", "optimizer"))
     assert set(optimizer._SLOTS) == memory._TORCH
+
+
+# Documentation and report -----------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_checklist_is_rendered_from_it() -> None:
+    command = "trainmem-audit explain all --format markdown > docs/checklist.md"
+    assert (ROOT / "docs" / "checklist.md").read_text("utf-8") == checklist_page(), f"mend it with: {command}"
+
+
+def test_the_table_of_codes_is_rendered_from_them() -> None:
+    page = (ROOT / "docs" / "verification.md").read_text("utf-8")
+    assert codes_table() in page, f"docs/verification.md must hold\n{codes_table()}"
+
+
+def pages(patch: dict[str, Any], terms: Terms) -> tuple[Compliance, str, str]:
+    """Return a check of the base with a patch, and both reports on it."""
+    record = record_of(patch)
+    assert record.statement is not None
+    compliance = judge(record, terms)
+    arguments = (record.statement, record.verification, RunSeries(), compliance)
+    return compliance, render_html(*arguments), render_markdown(*arguments)
+
+
+def test_every_item_has_a_line_in_the_report_failures_first() -> None:
+    broken = {"statement": {"predicate": {"environment": {"cpu": "unknown"}}}}
+    compliance, html, markdown = pages(broken, Terms("paired"))
+    for text in (html, markdown):
+        section = text[text.index("Checklist</h2>" if text is html else "## Checklist") :]
+        places = {item.id: section.index(item.id) for item in compliance.items}
+        assert min(places, key=places.__getitem__) == "TM-ENV-003"
+        order = [section.index(f"{item.id}") for item in sorted(compliance.items, key=by_state)]
+        assert order == sorted(order)
+    assert "predicate.environment.cpu" in html
+
+
+def by_state(item: ItemResult) -> int:
+    return ORDER.index(item.state)
+
+
+def test_the_report_shows_evidence_by_mark_and_word_and_every_waiver() -> None:
+    waiver = Waiver(id="TM-ENV-001", reason="<b>under</b> review | elsewhere", who="an editor")
+    idle = Waiver(id="TM-ENV-002", reason="not needed", who="somebody")
+    no_code: dict[str, Any] = {"statement": {"predicate": {"files": []}}}
+    _, html, markdown = pages(no_code, Terms(waivers=(waiver, idle)))
+    assert "◕ cross-checked" in markdown
+    assert html.count('class="tier"') > 20
+    for text in (html, markdown):
+        assert "&lt;b&gt;under&lt;/b&gt; review" in text
+        assert "<b>" not in text
+        assert "it would be: fail" in text
+        assert "Waivers that changed nothing" in text
+
+
+def test_a_report_without_a_check_has_no_checklist() -> None:
+    record = record_of({})
+    assert record.statement is not None
+    assert "Checklist" not in render_html(record.statement, record.verification, RunSeries())

@@ -345,3 +345,39 @@ def test_five_hundred_kills(seed: int, tmp_path: Path) -> None:
     counts = kills(500, seed, tmp_path)
     for state in STATES:
         assert sum(counts[training.name].get(state, 0) for training in TRAININGS) > 0, state
+
+
+LIBRARY = """
+import shutil
+import torch
+from trainmem_audit import Recorder
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+with Recorder("run") as recorder:
+    for step in range(STEPS):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    BREAK
+print("the training goes on", recorder.statement, type(recorder.error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "breaks", "says"),
+    [("3", "shutil.rmtree('run')", "broke off"), ("0", "pass", "no optimizer step was recorded")],
+)
+def test_what_comes_after_a_failed_recorder_block_runs_all_the_same(
+    tmp_path: Path, steps: str, breaks: str, says: str
+) -> None:
+    program = LIBRARY.replace("STEPS", steps).replace("BREAK", breaks)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "the training goes on None RecordingError\n"), done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ import pytest
 
 from tests.test_distribution import NOT_COPIED, ROOT, build
 
-VERBS = ("verify", "show", "pack", "report", "diff", "recover", "keygen", "trust", "sign", "record")
+VERBS = ("verify", "check", "explain", "show", "pack", "report", "diff", "recover", "keygen", "trust", "sign", "record")
 HEAVY = ("torch", "numpy", "cryptography", "jsonschema", "jinja2", "blake3")
 """What no `--help` may load. (Pydantic is not among them: typer itself imports it.)"""
 

@@ -26,9 +26,11 @@ NOT_OURS = {".git", ".venv", "demo-out", "dist", "build", "out", "__pycache__"}
 
 HOSTS = {
     "arxiv.org",
+    "docs.oasis-open.org",
     "in-toto.io",
     "json-schema.org",
     "keepachangelog.com",
+    "raw.githubusercontent.com",
     "semver.org",
     "slsa.dev",
     "w3id.org",
@@ -95,9 +97,9 @@ def test_no_path_of_this_machine_is_in_the_tree() -> None:
 
 
 def test_no_home_directory_is_in_what_is_shipped() -> None:
-    """Tests may invent some, to see that they are not recorded."""
+    """Tests and vectors may invent some, to see that they are not recorded."""
     pattern = re.compile(r"/(home|Users)/[A-Za-z][\w.-]*/|[A-Z]:\\Users\\")
-    assert not [place for place, _ in hits(pattern) if not place.startswith("tests/")]
+    assert not [place for place, _ in hits(pattern) if not place.startswith(("tests/", "schema/draft/vectors/"))]
 
 
 def test_no_mail_address_is_in_the_tree() -> None:

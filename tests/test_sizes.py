@@ -11,8 +11,10 @@ from torch import nn
 
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
-from trainmem_audit.recording.dump import write_dump
-from trainmem_audit.replaying.sizes import Dump, with_sizes
+from trainmem_audit.recording.snapshots import write_snapshot
+from trainmem_audit.runs import values_at
+from trainmem_audit.sizes import with_sizes
+from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.sources.modules import ModuleSource
 
 
@@ -24,10 +26,10 @@ class Holder(nn.Module):
         self.register_buffer("x", value)
 
 
-def dump(folder: Path, name: str, value: torch.Tensor) -> Dump:
+def dump(folder: Path, name: str, value: torch.Tensor) -> SnapshotFile:
     holder = Holder(value)
-    write_dump(folder / name, [ModuleSource("model", holder)])
-    return Dump(folder / name)
+    write_snapshot(folder / name, [ModuleSource("model", holder)], 0, [tensor_digest(value)])
+    return values_at(folder / name)
 
 
 def size(folder: Path, a: torch.Tensor, b: torch.Tensor, claimed: torch.Tensor | None = None) -> str:
@@ -74,4 +76,7 @@ def test_other_kinds_of_values(tmp_path: Path, a: torch.Tensor, b: torch.Tensor,
 
 def test_values_that_have_not_the_recorded_digest_say_so(tmp_path: Path) -> None:
     wrong: Any = torch.tensor([9.0])
-    assert size(tmp_path, torch.tensor([1.0]), torch.tensor([2.0]), wrong) == "the values could not be made again"
+    assert (
+        size(tmp_path, torch.tensor([1.0]), torch.tensor([2.0]), wrong)
+        == "the values at hand are others than the log's"
+    )

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainmem_audit.sources.base import plain_value
+from trainmem_audit.sources.base import Labels, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.modules import ModuleSource, find_roots
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
@@ -298,3 +298,41 @@ def test_the_size_of_a_batch(batch: Any, size: int) -> None:
 def test_twisters_need_no_torch() -> None:
     code = "import sys; import trainmem_audit.sources.twisters; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Labels -----------------------------------------------------------------------------------------------------------
+
+
+def labels(root: nn.Module, trained: bool = True) -> dict[str, Labels]:
+    source = ModuleSource("model", root, trained=trained)
+    return {component.name.partition(".")[2]: component.labels for component in source.components()}
+
+
+def test_a_buffer_that_no_state_dict_holds_is_in_process() -> None:
+    net = Net()
+    assert labels(net)["buffers"].visibility == "in-process"
+    del net.hidden
+    assert labels(net)["buffers"].visibility == "checkpointed"
+    assert labels(net)["params"] == Labels("S3", "macro", "checkpointed")
+
+
+SWA: Any = torch.optim.swa_utils
+
+
+@pytest.mark.parametrize(
+    ("options", "lifetime", "steps"),
+    [
+        ({}, "macro", None),
+        ({"avg_fn": SWA.get_swa_avg_fn()}, "macro", None),
+        ({"multi_avg_fn": SWA.get_ema_multi_avg_fn(0.75)}, "meso", 4.0),
+        ({"avg_fn": SWA.get_ema_avg_fn(0.5)}, "meso", 2.0),
+        ({"avg_fn": lambda average, value, count: value}, "meso", None),
+    ],
+)
+def test_the_decay_of_an_average_of_torch_is_read(options: Any, lifetime: str, steps: float | None) -> None:
+    average = torch.optim.swa_utils.AveragedModel(Net(), **options)
+    assert labels(average, trained=False)["params"] == Labels("S5", lifetime, "checkpointed", steps)
+
+
+def test_a_teacher_of_the_scripts_own_has_no_decay() -> None:
+    assert labels(Net(), trained=False)["params"] == Labels("S5", "meso", "checkpointed")

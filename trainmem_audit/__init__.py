@@ -5,15 +5,16 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L0 `errors`, `canonical` (the only place that makes bytes to be hashed or signed), `resources` (finds our data files),
   `text` (what a record says, made fit to be shown)
 - L1 `documents`: frozen, strict models of every file that we read or write
-- L2 pure functions, no torch: `privacy`, `merkle`, `steplog`, `sidefiles`, `divergence` (two step logs → the first
-  difference), `gathering` (a log → the facts that rules need), `checks` (items, and the rules of `validators/`)
+- L2 pure functions, no torch: `privacy`, `merkle`, `steplog`, `sidefiles`, `snapshots`, `divergence` (two step logs →
+  the first difference), `sizes` (how large it is), `gathering` (a log → the facts that rules need), `checks` (items,
+  and the rules of `validators/`)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `rundir` (directories and zips, read and written safely), `runs`
   (lines and statements of a run), `packing`, `assemble` (closes and signs a run)
 - L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`,
   `pinning` (takes one source of variation out of a launched script)
-- L5 `verify` (numbered steps), `compliance` (the checklist on a run), `explain` (what its ids mean), `screen` and
-  `show` (text for a terminal), `formats` (what machines read), `report` (HTML and Markdown), `twice` (runs a script
-  twice and finds out why the runs differ), `doctor` (what a machine can do)
+- L5 `verify` (numbered steps), `compliance` (the checklist on a run), `explain` (what its ids mean), `handbook` (their
+  pages), `screen` and `show` (text for a terminal), `formats` (what machines read), `report` (HTML and Markdown),
+  `twice` (runs a script twice and finds out why the runs differ), `doctor` (what a machine can do)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

@@ -64,7 +64,8 @@ def _statement(run_dir: Path, log: LogSummary, extra: tuple[str, ...]) -> dict[s
 
 def _own_files(log: LogSummary) -> set[str]:
     """Return the names of the files that the recorder writes: what else lies there is not its own."""
-    return {STEP_FILE, TENSOR_FILE, ORDER_FILE} | {file.file for file in log.files.values() if file.file}
+    copies = {file.file for file in log.files.values() if file.file}
+    return {STEP_FILE, TENSOR_FILE, ORDER_FILE, *copies, *log.snapshots}
 
 
 def _sha256(path: Path) -> str:
@@ -115,6 +116,9 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "files": tuple(log.files.values()),
         "folders": tuple(log.folders.values()),
         "step_logs": (step_log,),
+        "snapshots": tuple(
+            {"step": line.step, "file": name, "size": line.size} for name, line in log.snapshots.items()
+        ),
         "not_recorded": tuple(sorted({*(end.not_recorded if end else ()), *extra})),
     }
 
@@ -157,10 +161,10 @@ def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> R
         for name, length in (("tensors.b3", _frames_length), ("order/rank-0.i64", _order_length)):
             if name in reader.names():
                 cut[name] = _truncate(reader, name, length(reader, name, log))
-        copies = {file.file for file in log.files.values()}
+        spoken_of = _own_files(log)
         for name in reader.names():
-            if log.end is None and name.startswith("source/") and name not in copies:
-                cut[name] = reader.size(name)  # copied, and then its line was not written any more
+            if log.end is None and name.startswith(("source/", "snapshots/")) and name not in spoken_of:
+                cut[name] = reader.size(name)  # written, and then its line was not any more
                 reader.remove(name)
             elif _ASIDE.fullmatch(name.rpartition("/")[2]):
                 reader.remove(name)

@@ -1,8 +1,9 @@
 """L5: the report of one run as a self-contained HTML page and as Markdown.
 
 It lays out what the signed statement says, what verification found and what the step log tells over time
-(`SeriesCollector` gathers that while `verify` streams the log). The same inputs give the same bytes. Not here: any
-judgement of its own (`verify`), the statement on a terminal (`show`), anything that reads a run directory.
+(`SeriesCollector` gathers that while `verify` streams the log), and what a check says of each item. The same inputs
+give the same bytes. Not here: any judgement of its own (`verify`, `compliance`), the statement on a terminal (`show`),
+anything that reads a run directory.
 
 Every string may come from a hostile file: each template expression passes `safe_text`, then HTML or Markdown
 escaping (`_environment`), and a command that a reader may copy holds only values of a strict shape.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,10 +24,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.documents.compliance import Compliance, ItemResult
 from trainmem_audit.documents.findings import Check, Replay, Verification
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Command, Component, Epoch, Inventory, Line, Step
 from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.formats.checklist_text import EVIDENCE_MARKS, LADDER, ORDER
 from trainmem_audit.resources import data_file
 from trainmem_audit.text import duration_text, safe_text, size_text
 
@@ -584,12 +587,55 @@ def _checks(verification: Verification) -> Iterator[tuple[Check, str, str]]:
             yield check, *_CHECKS[check.state]
 
 
+_ITEM_TONES: Final = {
+    "fail": "bad",
+    "declared": "bad",
+    "inconclusive": "warn",
+    "waived": "note",
+    "pass": "ok",
+    "not-applicable": "off",
+}
+
+
+class _ItemRow(NamedTuple):
+    item: ItemResult
+    tone: str
+    details: tuple[tuple[str, str], ...]
+
+
+def _checklist(compliance: Compliance | None) -> dict[str, Any] | None:
+    """Return the items, failures first, each with its tone and what a reader needs to mend it."""
+    if compliance is None:
+        return None
+    rows = sorted(compliance.items, key=lambda item: ORDER.index(item.state))
+    count = Counter(item.state for item in rows)
+    return {
+        "ladder": LADDER,
+        "marks": EVIDENCE_MARKS,
+        "profile": compliance.profile,
+        "rows": [_ItemRow(item, _ITEM_TONES[item.state], _item_details(item)) for item in rows],
+        "summary": ", ".join(f"{count[state]} {state}" for state in ORDER if count[state]),
+        "unused": compliance.unused_waivers,
+        "version": compliance.checklist_version,
+    }
+
+
+def _item_details(item: ItemResult) -> tuple[tuple[str, str], ...]:
+    pairs = [("where", item.where), ("expected", item.expected), ("got", item.got), ("remedy", item.remedy)]
+    if item.waiver is not None:
+        pairs.append(("waived", f"{item.waiver.reason} ({item.waiver.who}); it would be: {item.waived}"))
+    wanted = {"inconclusive": ("where",), "pass": (), "not-applicable": ()}.get(item.state)
+    return tuple((label, text) for label, text in pairs if text and (wanted is None or label in wanted))
+
+
 def _is_doubtful(verification: Verification) -> bool:
     broken = verification.bytes == "broken" or verification.record == "inconsistent"
     return broken or verification.signature.state in ("invalid", "not-checkable")
 
 
-def _context(statement: Statement, verification: Verification, series: RunSeries) -> dict[str, Any]:
+def _context(
+    statement: Statement, verification: Verification, series: RunSeries, compliance: Compliance | None
+) -> dict[str, Any]:
     manifest = statement.predicate
     steps = sum(log.steps for log in manifest.step_logs)
     seconds = run_seconds(manifest)
@@ -598,6 +644,7 @@ def _context(statement: Statement, verification: Verification, series: RunSeries
     first, rest = package_order(manifest.environment.packages)
     return {
         "bring": _inputs_to_bring(manifest),
+        "checklist": _checklist(compliance),
         "checks": list(_checks(verification)),
         "changes": sum(1 for _, _, changed in profile if changed),
         "citation": _citation(manifest, verification),
@@ -711,19 +758,29 @@ def _shown(value: Any) -> str:
     return safe_text(str(value))
 
 
-def render_html(statement: Statement, verification: Verification, series: RunSeries) -> str:
+def render_html(
+    statement: Statement, verification: Verification, series: RunSeries, compliance: Compliance | None = None
+) -> str:
     """Return the report as one HTML page: no script, no network, light and dark, fit to print."""
     template = _html_environment().get_template("report.html.j2")
-    return template.render(_context(statement, verification, series))
+    return template.render(_context(statement, verification, series, compliance))
 
 
-def render_markdown(statement: Statement, verification: Verification, series: RunSeries) -> str:
+def render_markdown(
+    statement: Statement, verification: Verification, series: RunSeries, compliance: Compliance | None = None
+) -> str:
     """Return the report as Markdown with GitHub's tables; digests stand in full."""
     template = _markdown_environment().get_template("report.md.j2")
-    return template.render(_context(statement, verification, series))
+    return template.render(_context(statement, verification, series, compliance))
 
 
-def write_report(directory: Path, statement: Statement, verification: Verification, series: RunSeries) -> list[Path]:
+def write_report(
+    directory: Path,
+    statement: Statement,
+    verification: Verification,
+    series: RunSeries,
+    compliance: Compliance | None = None,
+) -> list[Path]:
     """Write `report.html` and `report.md` into `directory` and return their paths.
 
     Old reports are replaced; a link that lies there under their name is removed and not followed.
@@ -734,8 +791,8 @@ def write_report(directory: Path, statement: Statement, verification: Verificati
         If the directory cannot be written.
     """
     texts = {
-        "report.html": render_html(statement, verification, series),
-        "report.md": render_markdown(statement, verification, series),
+        "report.html": render_html(statement, verification, series, compliance),
+        "report.md": render_markdown(statement, verification, series, compliance),
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from trainmem_audit.canonical import loads_strict
 from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, tree_difference
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Manifest, Statement
-from trainmem_audit.documents.steplog import Line
+from trainmem_audit.documents.steplog import Line, Snapshot
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.sidefiles import find_frame
+from trainmem_audit.snapshots import SnapshotFile, snapshot_name
 from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
 
-__all__ = ["MAX_ENVELOPE", "around", "compare", "read_lines", "read_statement", "tensor_lookup"]
+__all__ = [
+    "MAX_ENVELOPE",
+    "around",
+    "compare",
+    "open_snapshot",
+    "read_lines",
+    "read_statement",
+    "snapshot_at",
+    "tensor_lookup",
+    "values_at",
+    "with_values",
+]
 
 _CHUNK = 2**20
 MAX_ENVELOPE = MAX_BYTES
@@ -75,6 +88,45 @@ def tensor_lookup(reader: RunReader) -> TensorLookup:
             return find_frame(file, step)
 
     return lookup
+
+
+def open_snapshot(reader: RunReader, line: Snapshot) -> SnapshotFile:
+    """Return the snapshot that a line of the log speaks of.
+
+    Raises
+    ------
+    FormatError
+        If it is missing, has another length than the log says, or is no snapshot.
+    """
+    if reader.size(line.file) != line.size:
+        got = f"{reader.size(line.file)} bytes"
+        raise FormatError("a snapshot of another length", where=line.file, expected=f"{line.size} bytes", got=got)
+    return _snapshot(reader, line.file)
+
+
+def _snapshot(reader: RunReader, name: str) -> SnapshotFile:
+    return SnapshotFile(lambda: reader.open(name), reader.size(name), name)
+
+
+def snapshot_at(reader: RunReader, step: int) -> SnapshotFile | None:
+    """Return the snapshot of a step, if the run has one; what it holds is believed only by its digests."""
+    name = snapshot_name(step)
+    return _snapshot(reader, name) if name in reader.names() else None
+
+
+def values_at(path: Path) -> SnapshotFile:
+    """Return the values that a replay wrote aside; the script could write there too."""
+    return SnapshotFile(lambda: path.open("rb"), path.stat().st_size, path.name)
+
+
+def with_values(difference: Difference, expected: RunReader, got: RunReader) -> Difference:
+    """Return a difference with the values of the tensors that differ, if both runs kept those of that step."""
+    sides = [snapshot_at(reader, difference.step) for reader in (expected, got)]
+    if difference.stage != "step" or sides[0] is None or sides[1] is None:
+        return difference
+    from trainmem_audit.sizes import with_sizes  # it needs NumPy, which most verbs do not
+
+    return with_sizes(difference, sides[0], sides[1])
 
 
 def around(expected: Manifest, got: Manifest) -> dict[str, str]:

@@ -42,12 +42,12 @@ def _checks(verification: Verification) -> Iterator[str]:
     for check in verification.checks:
         unknown = check.number == _TRUST and verification.signature.state == "unknown-signer"
         mark = _UNKNOWN if unknown else _MARKS[check.state]
-        yield f"  {check.number} {check.title:<11} {mark} {safe_text(check.detail)}"
+        yield f"  {check.number} {safe_text(check.title):<11} {mark} {safe_text(check.detail)}"
     replay = verification.replay
     asked = replay.outcome != "not-run" or replay.mode != "none"
     mark = {"match": "ok  ", "match-within-tolerance": "ok  ", "mismatch": "FAIL"}.get(replay.outcome, "–   ")
     yield f"  8 {'replay':<11} {mark} {replay.outcome}" + (
-        f", {replay.mode}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
+        f", {safe_text(replay.mode)}, {replay.steps_compared} steps compared in {safe_text(replay.seconds)} s"
         if asked and replay.seconds
         else f": {safe_text(replay.reason)}"
     )

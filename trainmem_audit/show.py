@@ -54,6 +54,7 @@ def statement_text(statement: Statement, signature: Signature | None) -> str:
         ("packages", _packages(manifest)),
         ("inputs", f"{_count(manifest.inputs, 'file')}, {size_text(sum(item.bytes for item in manifest.inputs))}"),
         ("code", _listed([item.path for item in manifest.files])),
+        *_snapshots(manifest),
         *_left_out(manifest),
         ("files", f"{len(statement.subject)} listed, each with its SHA-256 digest"),
         *_logs(manifest),
@@ -155,6 +156,19 @@ def _packages(manifest: Manifest) -> str:
     named = [f"{name} {version}" for name, version in first[:8]]
     more = len(first) + len(rest) - len(named)
     return " · ".join([*named, f"{more} more packages"] if more else named)
+
+
+def _snapshots(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if manifest.snapshots:
+        size = size_text(sum(item.size for item in manifest.snapshots))
+        yield (
+            "snapshots",
+            f"{len(manifest.snapshots)}, {size}, after steps {_spans([s.step for s in manifest.snapshots])}",
+        )
+
+
+def _spans(steps: Sequence[int]) -> str:
+    return " ".join(map(str, steps)) if len(steps) <= 8 else f"{steps[0]} {steps[1]} {steps[2]} … {steps[-1]}"
 
 
 def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ from trainmem_audit.documents.steplog import (
     Line,
     Loader,
     Seed,
+    Snapshot,
     SourceFile,
     Step,
     Stream,
@@ -32,6 +33,7 @@ from trainmem_audit.documents.steplog import (
 )
 from trainmem_audit.errors import FormatError
 from trainmem_audit.merkle import MerkleTree
+from trainmem_audit.snapshots import snapshot_name
 
 __all__ = [
     "FRAME",
@@ -84,6 +86,7 @@ class LogSummary:
     seeds: list[Seed] = field(default_factory=list)
     folders: dict[str, Folder] = field(default_factory=dict)
     moves: StreamCollector = field(default_factory=StreamCollector)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
     _parts: int = 0
 
     def take(self, line: Line) -> None:
@@ -99,6 +102,9 @@ class LogSummary:
                 self.steps += 1
                 if line.order is not None and line.order.index is not None:
                     self.indexed_samples += line.order.n
+            case Snapshot():
+                self.snapshots[line.file] = line
+                self._bound(len(self.snapshots))
             case End():
                 self.end = line
                 self.profiles["end"] = line.profile or {}
@@ -125,14 +131,17 @@ class LogSummary:
             self.seeds,
             self.folders,
         )
-        if max(len(names) for names in known) > MOST_NAMES or self._parts > MOST_PARTS:
+        self._bound(max(len(names) for names in known))
+        if line.profile is not None:
+            self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
+
+    def _bound(self, names: int) -> None:
+        if names > MOST_NAMES or self._parts > MOST_PARTS:
             raise FormatError(
                 "the log introduces too many things",
                 where=f"{STEP_FILE}:{self.lines}",
-                expected=f"at most {MOST_NAMES} components, streams, loaders, inputs or files",
+                expected=f"at most {MOST_NAMES} components, streams, loaders, inputs, files or snapshots",
             )
-        if line.profile is not None:
-            self.profiles["firstStep" if "import" in self.profiles else "import"] = line.profile
 
 
 def _keep_first(known: dict[str, _T], new: dict[str, _T]) -> None:
@@ -234,6 +243,15 @@ class LogReader(_Log):
             case Step():
                 self._position(line.i, where)
                 self._states(line, where)
+            case Snapshot():
+                self._position(line.i, where)
+                if line.file != snapshot_name(line.step) or line.file in log.snapshots:
+                    raise FormatError(
+                        "a snapshot out of its place",
+                        where=where,
+                        expected=snapshot_name(line.step),
+                        got=line.file[:80],
+                    )
             case End():
                 self._position(line.i, where)
                 self._states(line, where)

@@ -9,7 +9,7 @@ and says so.
 (4) *Statement.* The payload is canonical and an in-toto Statement with our predicate, of a version that we know.
 (5) *Files.* Every file that the statement lists is there with its digest, and no other file is.
 (6) *Step log.* Canonical lines, chain, Merkle root, contiguous steps; and the statement says what the log says.
-(7) *Side files.* Tensor digests and sample indices give the digests of the step log.
+(7) *Side files.* Tensor digests, sample indices and snapshots give the digests of the step log.
 (8) *Replay*, only if asked for and agreed to: see `replaying`.
 
 The verdicts (bytes, signature, record, replay) follow from the steps and are never merged. No network, no torch,
@@ -35,12 +35,12 @@ from trainmem_audit.documents.manifest import (
     Statement,
     is_listed,
 )
-from trainmem_audit.documents.steplog import Line, Step
+from trainmem_audit.documents.steplog import Component, Line, Snapshot, Step
 from trainmem_audit.envelope import Envelope, form_findings, parse_envelope, verifiers
 from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.rundir import RunReader
-from trainmem_audit.runs import MAX_ENVELOPE
+from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot
 from trainmem_audit.sidefiles import OrderFile, TensorFile
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
 from trainmem_audit.trust import Trust, accepted, judge
@@ -362,11 +362,11 @@ def _check_log(
         _fail(found, 6, "there is no step log", [_other("LOG-MISSING", STEP_FILE, "no step log", STEP_FILE, "none")])
         return
     kept = 0
-    side = _SideFiles(indices)
+    side = _SideFiles(reader, indices)
     with ExitStack() as stack:
         log = LogReader()
         try:
-            side.open(stack, reader)
+            side.open(stack)
             file = stack.enter_context(reader.open(STEP_FILE))
             for raw, whole in iter_lines(iter(lambda: file.read(_CHUNK), b""), STEP_FILE):
                 if not whole:
@@ -375,6 +375,8 @@ def _check_log(
                 watch(line)
                 if isinstance(line, Step):
                     kept += side.check(line, log)
+                elif isinstance(line, Snapshot):
+                    side.check_snapshot(line, log.summary.components)
         except FormatError as error:
             _fail(found, 6, error.message, [_finding("LOG", error)])
             return
@@ -390,20 +392,23 @@ def _check_log(
         _fail(found, 7, side.error.message, [_finding("SIDE", side.error)])
     else:
         samples = found.log.indexed_samples
-        _pass(found, 7, f"tensor digests of {kept} of {found.log.steps} steps; {samples} sample indices")
+        snapshots = f"; {len(found.log.snapshots)} snapshots" if found.log.snapshots else ""
+        _pass(found, 7, f"tensor digests of {kept} of {found.log.steps} steps; {samples} sample indices{snapshots}")
 
 
 class _SideFiles:
     """Step 7: checks the files beside the log until the first error."""
 
-    def __init__(self, indices: Callable[[bytes], None]) -> None:
+    def __init__(self, reader: RunReader, indices: Callable[[bytes], None]) -> None:
         self.error: FormatError | None = None
+        self._reader = reader
         self._indices = indices
+        self._last: Step | None = None
         self._tensors: TensorFile | None = None
         self._order: OrderFile | None = None
 
-    def open(self, stack: ExitStack, reader: RunReader) -> None:
-        names = reader.names()
+    def open(self, stack: ExitStack) -> None:
+        reader, names = self._reader, self._reader.names()
         try:
             if TENSOR_FILE in names:
                 self._tensors = TensorFile(stack.enter_context(reader.open(TENSOR_FILE)))
@@ -414,6 +419,7 @@ class _SideFiles:
 
     def check(self, line: Step, log: LogReader) -> bool:
         """Check one step; return whether its tensor digests were kept."""
+        self._last = line
         if self.error is not None:
             return False
         try:
@@ -425,6 +431,15 @@ class _SideFiles:
         except FormatError as error:
             self.error = error
             return False
+
+    def check_snapshot(self, line: Snapshot, components: dict[str, Component]) -> None:
+        """Check the file of a snapshot, which holds the state of the step before its line."""
+        if self.error is not None or self._last is None:
+            return
+        try:
+            open_snapshot(self._reader, line).check(self._last, components)
+        except FormatError as error:
+            self.error = error
 
     def finish(self) -> None:
         try:

@@ -41,6 +41,7 @@ _DECAYS: dict[str, tuple[str, int | None]] = {
     "exp_avg_sq": ("betas", 1),
     "exp_inf": ("betas", 1),
     "square_avg": ("alpha", None),
+    "acc_delta": ("rho", None),
 }
 """The hyper-parameter that is the decay of a slot, and its index where it is a list."""
 

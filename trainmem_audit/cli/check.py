@@ -82,7 +82,8 @@ def _check(
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="When to give up the replay.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Also write what was found, as JSON.")
+        list[Path] | None,
+        typer.Option("--save", metavar="FILE", help="Also write it: .json, .sarif, .xml (JUnit) or .txt (repeatable)."),
     ] = None,
     form: Annotated[str, typer.Option("--format", metavar=FORMATS_SHOWN, help="How to print it.")] = "text",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -105,8 +106,7 @@ def _check(
 
     if form not in COMPLIANCE:
         raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(COMPLIANCE)), got=form[:40])
-    if save is not None and save.is_dir():
-        raise UsageError("a directory, not a file", where=f"--save {save}", remedy="name the file to write")
+    saved = {path: _format_of(path) for path in save or ()}
     terms = terms_for(profile, fail_on, waivers)
     options: dict[str, Any] = {"source": source, "data": tuple(data or ()), "timeout": timeout}
     gatherer = Gatherer()
@@ -119,20 +119,42 @@ def _check(
     signature = compliance.verification.signature
     if form == "text" and signature.state == "unknown-signer" and not allow_untrusted and signer is None:
         say(f"if the paper gives this fingerprint: --signer {signature.keyid}")
-    if save is not None:
-        write_atomic(save, (COMPLIANCE["json"](compliance) + "\n").encode())
+    for path, wanted in saved.items():
+        write_atomic(path, (COMPLIANCE[wanted](compliance) + "\n").encode("utf-8", "backslashreplace"))
     raise typer.Exit(compliance.exit_code)
+
+
+_SUFFIXES = {".json": "json", ".sarif": "sarif", ".txt": "text", ".xml": "junit"}
+
+
+def _format_of(path: Path) -> str:
+    """Return the format in which a file is to be written, by its name."""
+    if path.is_dir():
+        raise UsageError("a directory, not a file", where=f"--save {path}", remedy="name the file to write")
+    if path.suffix not in _SUFFIXES:
+        expected = " or ".join(sorted(_SUFFIXES))
+        raise UsageError("the name of the file says no format", where=f"--save {path}", expected=expected)
+    return _SUFFIXES[path.suffix]
 
 
 def _explain(
     name: Annotated[
         str, typer.Argument(metavar="ID", help="TM-ORD-003, FILE-CHANGED, FormatError …; `all` lists them.")
     ],
+    form: Annotated[
+        str, typer.Option("--format", metavar="text|markdown", help="`all` as Markdown is the page of the checklist.")
+    ] = "text",
 ) -> None:
     """Say why an item, a code or an error matters, how it is decided, and how to mend it."""
     from trainmem_audit.explain import explain, known
 
-    if name == "all":
+    if form not in ("text", "markdown") or (form == "markdown" and name != "all"):
+        raise UsageError("unknown format", where="--format", expected="text, or for `all` markdown", got=form[:40])
+    if form == "markdown":
+        from trainmem_audit.handbook import checklist_page
+
+        typer.echo(checklist_page(), nl=False)
+    elif name == "all":
         for key, found in known().items():
             typer.echo(f"{key:<20} {found.title}")
     else:

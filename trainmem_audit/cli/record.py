@@ -58,6 +58,13 @@ def _record(
         ),
     ] = None,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
+    snapshots: Annotated[
+        int, typer.Option(metavar="EVERY", min=0, help="Keep all tensors of the state after every so many steps.")
+    ] = 0,
+    snapshot_at: Annotated[
+        list[int] | None,
+        typer.Option("--snapshot-at", metavar="STEP", min=0, help="Keep them after this step (repeatable)."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
@@ -82,6 +89,8 @@ def _record(
         "variables": env or [],
         "tensorBudget": tensor_budget * 2**20,
         "contract": None if declared is None else declared.to_json(),
+        "snapshotEvery": snapshots,
+        "snapshotAt": snapshot_at or [],
         "quiet": quiet,
         "madeDir": not directory.exists(),
     }

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainmem_audit.cli.check import ProfileOption, WaiversOption, terms_for
 from trainmem_audit.cli.common import RunArgument, say
 from trainmem_audit.cli.verify import SignerOption, TrustFileOption, examine_run, policy_for
 from trainmem_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from trainmem_audit.documents.findings import Replay
+    from trainmem_audit.documents.steplog import Line
 
 __all__ = ["register"]
 
@@ -44,20 +46,22 @@ def _diff(
 ) -> None:
     """Compare two recorded runs: the first step, component and tensor that differ, and the likely cause.
 
-    Named besides: what differs in command, code, inputs, environment and settings, harmless or not.
+    Named besides: what differs in command, code, inputs, environment and settings, harmless or not. Where both runs
+    keep a snapshot of the step that differs (`record --snapshot-at STEP`), the values too: the first element, ULP.
 
     Exit code: 0 equal, 1 different.
     """
     import json
 
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.runs import around, compare, read_statement
+    from trainmem_audit.runs import around, compare, read_statement, with_values
     from trainmem_audit.screen import around_lines, difference_lines
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     with open_run(expected) as left, open_run(got) as right:
         difference, steps = compare(left, right)
+        difference = difference and with_values(difference, left, right)
         signed = [read_statement(side).predicate for side in (left, right) if "run.json" in side.names()]
     besides = around(*signed) if len(signed) == 2 else {}
     if form == "json":
@@ -107,23 +111,34 @@ def _report(
     ] = None,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,
+    profile: ProfileOption = "core",
+    waivers: WaiversOption = None,
 ) -> None:
-    """Write report.html and report.md for a run: verdicts, memory sources, order, environment, how to reproduce.
+    """Write report.html and report.md for a run: verdicts, checklist, memory sources, order, environment, replay.
 
     The run is checked again; only the replay is taken from --verification, if it is of this very run.
     """
+    from trainmem_audit.compliance import judge, record_of
+    from trainmem_audit.gathering import Gatherer
     from trainmem_audit.report import SeriesCollector, write_report
     from trainmem_audit.rundir import open_run
 
-    collector = SeriesCollector()
+    collector, gatherer = SeriesCollector(), Gatherer()
+    terms = terms_for(profile, "must", waivers)
+
+    def watch(line: Line) -> None:
+        collector.add(line)
+        gatherer.take(line)
+
     with open_run(run) as reader:
         policy = policy_for(trust_file, signer, allow_untrusted=True)
-        found = examine_run(reader, policy, watch=collector.add)
-    if found.statement is None:
-        raise UsageError("there is no statement to report on", where=str(run), remedy="see `trainmem-audit verify`")
-    if verification is not None:
-        found.replay = _saved_replay(verification, str(found.verification.facts.get("chainHead")))
-    for path in write_report(out or Path(), found.statement, found.verification, collector.series()):
+        found = examine_run(reader, policy, watch=watch, indices=gatherer.indices)
+        if found.statement is None:
+            raise UsageError("there is no statement to report on", where=str(run), remedy="see `trainmem-audit verify`")
+        if verification is not None:
+            found.replay = _saved_replay(verification, str(found.verification.facts.get("chainHead")))
+        compliance = judge(record_of(found, gatherer), terms)
+    for path in write_report(out or Path(), found.statement, found.verification, collector.series(), compliance):
         typer.echo(str(path))
 
 

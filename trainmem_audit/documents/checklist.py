@@ -59,6 +59,11 @@ class Item(Document):
     example: Text
     section: Text
 
+    @property
+    def area(self) -> str:
+        """The three letters in the middle of the id."""
+        return self.id[3:6]
+
 
 class Checklist(Document):
     """Every item, in the order in which they are listed; `profiles` and `areas` by name, with what they mean."""

@@ -31,6 +31,7 @@ __all__ = [
     "UNLISTED",
     "Manifest",
     "Run",
+    "Snapshot",
     "Statement",
     "StepLog",
     "Subject",
@@ -89,6 +90,14 @@ class StepLog(Document):
     complete: bool
 
 
+class Snapshot(Document):
+    """The tensors of the state after a step, in a file of the run directory; its size in bytes."""
+
+    step: Count
+    file: RelPath
+    size: Count
+
+
 class Manifest(Document):
     """The predicate. Everything in it that the step log also holds must agree with the log."""
 
@@ -108,6 +117,7 @@ class Manifest(Document):
     files: Sequence[SourceFile]
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] = ()
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
+    snapshots: Sequence[Snapshot] = ()
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()
 

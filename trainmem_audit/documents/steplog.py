@@ -306,6 +306,22 @@ class Step(Document):
     values: dict[Name, Values] | None = None
 
 
+class Snapshot(Document):
+    """The tensors of the state after step `i` - 1 are in `file`, which has `size` bytes."""
+
+    kind: ClassVar[str] = "snapshot"
+    chain: Digest
+    t: Literal["snapshot"]
+    i: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    file: RelPath
+    size: Count
+
+    @property
+    def step(self) -> int:
+        """The step whose state it is."""
+        return self.i - 1
+
+
 class End(Document):
     """The last line of a run that ended by itself."""
 
@@ -323,8 +339,8 @@ class End(Document):
     not_recorded: Sequence[str] = ()
 
 
-Line = Begin | Inventory | Epoch | Step | End
-LINE_TYPES: dict[str, type[Line]] = {model.kind: model for model in (Begin, Inventory, Epoch, Step, End)}
+Line = Begin | Inventory | Epoch | Step | Snapshot | End
+LINE_TYPES: dict[str, type[Line]] = {model.kind: model for model in (Begin, Inventory, Epoch, Step, Snapshot, End)}
 
 
 def parse_line(line: bytes, members: dict[str, Any], where: str) -> Line:

@@ -24,7 +24,7 @@ _MACHINES: Final[dict[str, Callable[[Results], str]]] = {"github": github, "juni
 
 
 def _json(compliance: Compliance) -> str:
-    return compliance.model_dump_json(by_alias=True, indent=2)
+    return compliance.model_dump_json(by_alias=True, exclude_none=True, indent=2)
 
 
 def _of_verification(write: Callable[[Results], str]) -> Callable[[Verification], str]:

@@ -10,12 +10,18 @@ from trainmem_audit.documents.compliance import Compliance, ItemResult, State
 from trainmem_audit.screen import result_text, verification_lines
 from trainmem_audit.text import clip, safe_text
 
-__all__ = ["EVIDENCE_MARKS", "ORDER", "compliance_text", "result_of"]
+__all__ = ["EVIDENCE_MARKS", "LADDER", "ORDER", "compliance_text", "result_of"]
 
 ORDER: Final[tuple[State, ...]] = ("fail", "declared", "inconclusive", "waived", "pass", "not-applicable")
 """The states, the worst first."""
 EVIDENCE_MARKS: Final = {"declared": "○", "recorded": "◔", "cross-checked": "◕", "replayed": "●"}
 """The evidence ladder as marks: how much of it is filled is how far up it is."""
+LADDER: Final = (
+    ("declared", "the author says so"),
+    ("recorded", "a recorder saw it, signed"),
+    ("cross-checked", "recomputed from what is signed"),
+    ("replayed", "it came out again"),
+)
 _MARKS: Final = {
     "fail": "FAIL",
     "declared": "!   ",

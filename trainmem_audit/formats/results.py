@@ -95,7 +95,9 @@ def _steps(verification: Verification) -> Iterator[Result]:
 def _step(number: int, title: str, state: State, counts: bool, detail: str, told: bool) -> Result:
     where = "steps.jsonl" if number >= _LOG else "run.json"
     level: Level = "error" if state == "fail" else "warning"
-    return Result(STEPS[number - 1], "verification", title, state, level, counts, _short(detail), where, told=told)
+    return Result(
+        STEPS[number - 1], "verification", _short(title), state, level, counts, _short(detail), where, told=told
+    )
 
 
 def _step_state(check: Check, verification: Verification) -> State:

@@ -271,6 +271,8 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         may_move=bool(order.get("mayMove")),
         contract=None if contract is None else DeclaredContract.parse(json.dumps(contract).encode(), "contract"),
         dump=None if dump is None else (dump[0], Path(dump[1])),
+        snapshot_every=order.get("snapshotEvery", 0),
+        snapshot_at=frozenset(order.get("snapshotAt", ())),
         say=_say,
     )
 

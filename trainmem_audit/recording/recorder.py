@@ -17,7 +17,7 @@ from trainmem_audit.documents.declared import find_contract
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.errors import UsageError
 from trainmem_audit.keys import Signer, load_or_make_project_key
-from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording
+from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording, say
 
 __all__ = ["Recorder"]
 
@@ -37,6 +37,15 @@ class Recorder:
         Files that the training reads, for readers that Python does not see.
     rng_contract:
         The file that declares random streams and order; `rng-contract.toml` in the working directory if left out.
+    snapshots:
+        Keep the tensors of the state after every so many steps; 0 keeps none.
+
+    Attributes
+    ----------
+    statement:
+        What was signed, after the block; `None` if the recording broke off.
+    error:
+        Why it broke off. It is said on standard error and not raised: what comes after the block runs all the same.
 
     Examples
     --------
@@ -54,13 +63,16 @@ class Recorder:
         tensor_budget: int = DEFAULT_TENSOR_BUDGET,
         inputs: tuple[str | Path, ...] = (),
         rng_contract: str | Path | None = None,
+        snapshots: int = 0,
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
         self.statement: Statement | None = None
+        self.error: Exception | None = None
         self._signer = signer
         self._tensor_budget = tensor_budget
         self._inputs = tuple(Path(path) for path in inputs)
         self._rng_contract = None if rng_contract is None else Path(rng_contract)
+        self._snapshots = snapshots
         self._recording: Recording | None = None
 
     @property
@@ -92,10 +104,9 @@ class Recorder:
         outcome = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "raised"
         try:
             self.statement = self._recording.finish(outcome, int(kind is not None), self._signer)
-        except Exception:
-            if kind is None:
-                raise
-            # the script's own error matters more
+        except Exception as failure:  # the program goes on without a record, or with its own error, which matters more
+            self.error = failure
+            say(str(failure))
 
     def _options(self) -> Options:
         main = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -114,5 +125,6 @@ class Recorder:
             tensor_budget=self._tensor_budget,
             inputs=self._inputs,
             contract=find_contract(self._rng_contract, Path.cwd()),
+            snapshot_every=self._snapshots,
             draw_starts=False,
         )

@@ -38,7 +38,7 @@ from trainmem_audit.sources.twisters import numpy_stream, python_stream, restore
 if TYPE_CHECKING:
     from trainmem_audit.recording.session import Session
 
-__all__ = ["DEFAULT_TENSOR_BUDGET", "Imposed", "Options", "Recording"]
+__all__ = ["DEFAULT_TENSOR_BUDGET", "Imposed", "Options", "Recording", "say"]
 
 DEFAULT_TENSOR_BUDGET = 64 * 2**20
 
@@ -81,7 +81,9 @@ class Options:
     contract:
         What the author declares of random streams and order.
     dump:
-        A step and the file to which the tensors of its state are written aside (`recording.dump`), at replay.
+        A step and the file to which the tensors of its state are written aside, at replay.
+    snapshot_every, snapshot_at:
+        After which steps the tensors of the state are kept: every so many (0 for none), and these.
     """
 
     run_dir: Path
@@ -100,7 +102,9 @@ class Options:
     imposed: Imposed | None = None
     contract: DeclaredContract | None = None
     dump: tuple[int, Path] | None = None
-    say: Callable[[str], None] = field(default=lambda text: _print(text))
+    snapshot_every: int = 0
+    snapshot_at: frozenset[int] = frozenset()
+    say: Callable[[str], None] = field(default=lambda text: say(text))
 
 
 class Recording:
@@ -222,6 +226,7 @@ class Recording:
 
         from trainmem_audit.recording.hooks import install
         from trainmem_audit.recording.session import Session
+        from trainmem_audit.recording.snapshots import SnapshotPlan
         from trainmem_audit.sources import batches
         from trainmem_audit.sources.streams import restore_torch, torch_stream
 
@@ -238,8 +243,11 @@ class Recording:
         start = torch_stream(torch.default_generator).to_json()
         profile = {"profile": numeric_profile(), "rngCanary": rng_canary(), "streams": {"torch.cpu": start}}
         self._writer.put({"t": "inventory", **profile})
-        self.session = Session(self._writer, self._known_streams, self._first_step)
-        self.session.dump = self._options.dump
+        options = self._options
+        kept = SnapshotPlan(
+            lambda name: self.run_dir / name, self._opened.own_work, options.snapshot_every, options.snapshot_at
+        )
+        self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
         self._uninstall = install(self.session, self._fail)
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator
@@ -331,6 +339,8 @@ class Recording:
         missing = {*self._lost_inputs}
         if self.session is not None:
             missing |= self.session.not_recorded
+            late = sorted(step for step in self._options.snapshot_at if step >= self.session.steps)
+            missing |= {f"the snapshot of step {step}: the run had no such step" for step in late}
             if not state_known:
                 missing.add("the state after the last step: the script's objects were gone when it ended")
         if self._code.elsewhere:
@@ -375,7 +385,8 @@ def _kept(steps: int) -> str:
     return f"everything after step {steps - 1} is lost" if steps else "every step is lost"
 
 
-def _print(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line on standard error, if there is one."""
     if sys.stderr is not None:  # else `print` would take stdout
         print(f"trainmem-audit: {text}", file=sys.stderr)
 

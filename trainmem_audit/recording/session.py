@@ -28,10 +28,11 @@ from trainmem_audit.canonical import canonical_bytes, component_digest, content_
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
-from trainmem_audit.recording.dump import write_dump
 from trainmem_audit.recording.facts import numeric_profile
+from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
+from trainmem_audit.snapshots import snapshot_name
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
@@ -47,7 +48,7 @@ _FORWARDS_KEPT = 8
 _WORKER_EPOCHS = 16
 """For how many epochs the streams of workers are written down."""
 _EVALUATION, _GRADIENTS, _TRAINING = range(3)
-_PARTS = ("state", "rng", "batch", "inputs", "line")
+_PARTS = ("state", "rng", "batch", "inputs", "line", "snapshot")
 
 
 @dataclass(eq=False)
@@ -99,16 +100,28 @@ class Session:
         The streams whose start states are in the log already.
     on_first_step:
         Called once, before the first step is recorded.
+    snapshots:
+        After which steps the tensors of the state are kept in the record.
+    dump:
+        A step and the file to which the tensors of its state are written aside, at replay.
     """
 
-    def __init__(self, writer: LogWriter, known_streams: set[str], on_first_step: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        writer: LogWriter,
+        known_streams: set[str],
+        on_first_step: Callable[[], None],
+        snapshots: SnapshotPlan | None = None,
+        dump: tuple[int, Path] | None = None,
+    ) -> None:
         self.active = True
         self.steps = 0
         self.seconds = dict.fromkeys(_PARTS, 0.0)
         self.not_recorded: set[str] = set()
-        self.dump: tuple[int, Path] | None = None
         self._writer = writer
         self._on_first_step = on_first_step
+        self._snapshots = snapshots
+        self._dump = dump
         self._lock = threading.RLock()
         self._streams = StreamSet()
         self._known_streams = known_streams
@@ -301,10 +314,9 @@ class Session:
                 members["values"] = values
             self._inputs, self._losses = [], []
             self._writer.put(members, digests, indices)
-            if self.dump is not None and self.dump[0] == self.steps:
-                write_dump(self.dump[1], self._sources())
-            self.steps += 1
             self.seconds["line"] += time.perf_counter() - began
+            self._keep_values(self.steps, digests)
+            self.steps += 1
 
     def end(self) -> dict[str, Any]:
         """Return what the `end` line says of state, streams and profile."""
@@ -491,6 +503,21 @@ class Session:
         changed[component.name] = component.values
         self._values[component.name] = (component.values, digest)
         return digest
+
+    def _keep_values(self, step: int, digests: list[bytes]) -> None:
+        began = time.perf_counter()
+        with torch._C.DisableTorchFunction():
+            if self._dump is not None and self._dump[0] == step:
+                write_snapshot(self._dump[1], self._sources(), step, digests)
+            if self._snapshots is not None and self._snapshots.wants(step):
+                name = snapshot_name(step)
+                with self._snapshots.own_work():
+                    size = write_snapshot(self._snapshots.place(name), self._sources(), step, digests)
+                if size is None:
+                    self.not_recorded.add(f"the snapshot of step {step}: a thread changed tensors while it was written")
+                else:
+                    self._writer.put({"t": "snapshot", "i": step + 1, "file": name, "size": size})
+        self.seconds["snapshot"] += time.perf_counter() - began
 
     # Discovery -----------------------------------------------------------------------------------------------------
 

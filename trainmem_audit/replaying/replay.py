@@ -27,9 +27,10 @@ from trainmem_audit.replaying.child import Child, chosen_variables
 from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
-from trainmem_audit.replaying.sizes import Dump, with_sizes
 from trainmem_audit.rundir import RunReader, open_run
-from trainmem_audit.runs import read_lines, tensor_lookup
+from trainmem_audit.runs import read_lines, snapshot_at, tensor_lookup, values_at
+from trainmem_audit.sizes import with_sizes
+from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.steplog import STEP_FILE, LogReader, LogSummary, iter_lines
 
 __all__ = ["ReplayOptions", "parse_mode", "replay"]
@@ -221,17 +222,26 @@ def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
         )
 
 
-def _run(root: Path, scratch: Scratch, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Replay:
+def _run(
+    root: Path,
+    scratch: Scratch,
+    reader: RunReader,
+    manifest: Manifest,
+    options: ReplayOptions,
+    dump: tuple[int, Path] | None = None,
+) -> Replay:
     seconds = _recorded_seconds(manifest)
     timeout = options.timeout if options.timeout is not None else 10 * seconds + 300
     same_code = not scratch.changed
-    with Child(root, scratch.tree, manifest, scratch.arguments, timeout, same_code=same_code) as child:
+    with Child(root, scratch.tree, manifest, scratch.arguments, timeout, dump=dump, same_code=same_code) as child:
         watcher = _Watcher(child, manifest, _typed(scratch, manifest), reader.size(STEP_FILE))
         comparison = Comparison(tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
         try:
             difference = watcher.compare(comparison, reader, options)
         except (ReplayError, FormatError) as error:
             return Replay(outcome="inconclusive", mode="", steps_compared=comparison.steps, reason=error.message)
+        if dump is not None and difference is not None and difference.step == dump[0]:
+            child.wait_for(dump[1])
         short = difference is None and options.steps is not None  # the last step compared is one before the count
         compared = comparison.steps - short
         watcher.reason = watcher.reason or _unsigned(reader, manifest, scratch, watcher.summary, compared, difference)
@@ -266,18 +276,32 @@ def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, o
     outside = (f"the code reads what no record holds: {'; '.join(reads)}",) if reads else ()
     try:
         scratch = _scratch(root, reader, manifest, options)
-        second = _run(root, scratch, reader, manifest, options)
+        found = first.difference if first.difference and first.difference.stage == "step" else None
+        kept = snapshot_at(reader, found.step) if found else None
+        dump = (found.step, root / "dump") if found and kept else None
+        second = _run(root, scratch, reader, manifest, options, dump)
     except (UsageError, ReplayError) as error:
         return first.model_copy(update={"notes": (*first.notes, f"no second replay: {error.message}", *outside)})
     if second.outcome == "mismatch" and _identity(second) == _identity(first):
         note = "a second replay came out as the first did, to the bit, and not as recorded"
-        return first.model_copy(update={"notes": (*first.notes, note, *outside)})
+        measured = _valued(first.difference, kept, dump)
+        return first.model_copy(update={"notes": (*first.notes, note, *outside), "difference": measured})
     if second.outcome not in ("match", "mismatch"):
         note = f"the second replay decided nothing: {second.reason}"
         return first.model_copy(update={"notes": (*first.notes, note, *outside)})
     reason = "the program does not reproduce itself here: two replays of it differ from one another"
     named = f"; it reads {', '.join(reads)}" if reads else ", and its code does not show why"
     return first.model_copy(update={"outcome": "inconclusive", "reason": reason + named})
+
+
+def _valued(found: Difference | None, kept: SnapshotFile | None, dump: tuple[int, Path] | None) -> Difference | None:
+    """Return the difference with the values of both sides, where the record keeps a snapshot of that very step."""
+    if found is None or kept is None or dump is None or not dump[1].exists():
+        return found
+    try:
+        return with_sizes(found, kept, values_at(dump[1]))
+    except (FormatError, OSError):
+        return found  # the script could write there too
 
 
 def _identity(verdict: Replay) -> object:
@@ -322,9 +346,9 @@ def _measure(
         except (UsageError, ReplayError):
             return found  # the signed code or data is not at hand
         with Child(folder, tree.tree, manifest, tree.arguments, timeout, dump=(found.step, path)) as child:
-            if not child.wait_for(path.with_suffix(".json")):
+            if not child.wait_for(path):
                 return found
-        dumps.append(Dump(path))
+        dumps.append(values_at(path))
     return with_sizes(found, dumps[0], dumps[1])
 
 

@@ -14,19 +14,20 @@ from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel
 
 from trainmem_audit.privacy import public_name
 from trainmem_audit.sources.base import ComponentState, Labels
 
 __all__ = ["ModuleSource", "find_copies", "find_roots"]
 
-_TAUGHT = Labels("S5", "meso")
-"""What is not trained and changes: a teacher, an average, a target network."""
 _LABELS = {
     "params": Labels("S3", "macro", "checkpointed"),
     "batchnorm": Labels("S2", "meso", "checkpointed"),
-    "buffers": Labels("S4", "meso"),
+    "buffers": Labels("S4", "meso", "checkpointed"),
 }
+_NOT_SAVED = Labels("S4", "meso", "in-process")
+"""Buffers of which some are in no `state_dict`."""
 
 
 class ModuleSource:
@@ -42,7 +43,7 @@ class ModuleSource:
 
     def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = (), trained: bool = True) -> None:
         self.name = name
-        self._labels = _LABELS if trained else {**_LABELS, "params": _TAUGHT}
+        self._labels = dict(_LABELS) if trained else {**_LABELS, "params": _taught(root)}
         self._tables: list[dict[str, Any]] = []
         self._slots: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
         self._shape: tuple[int, ...] | None = None
@@ -76,6 +77,7 @@ class ModuleSource:
         seen = set(self._claimed)
         self._tables.clear()
         self._slots.update(params=[], batchnorm=[], buffers=[])
+        self._labels["buffers"] = _NOT_SAVED if _has_unsaved_buffers(root) else _LABELS["buffers"]
         for prefix, module in root.named_modules():
             self._tables += (module._parameters, module._buffers, module._modules)
             buffers = "batchnorm" if isinstance(module, _NormBase) else "buffers"
@@ -92,6 +94,38 @@ class ModuleSource:
         sizes = map(len, self._tables)
         modules = (id(module) for table in self._tables[2::3] for module in table.values())
         return (*sizes, *modules)
+
+
+def _has_unsaved_buffers(root: torch.nn.Module) -> bool:
+    return any(getattr(module, "_non_persistent_buffers_set", None) for module in root.modules())
+
+
+def _taught(root: torch.nn.Module) -> Labels:
+    """Return the labels of what is not trained and changes: a teacher, an average, a target network.
+
+    The decay of an average of torch's own (`AveragedModel`) is read off its function, which is not called; one without
+    a function is an equal average over the run.
+    """
+    if not isinstance(root, AveragedModel):
+        return Labels("S5", "meso", "checkpointed")
+    functions = [function for function in (root.multi_avg_fn, root.avg_fn) if function is not None]
+    decay = next((found for function in functions if (found := _decay(function)) is not None), None)
+    equal = not functions or any(getattr(f, "__qualname__", "").startswith("get_swa_") for f in functions)
+    lifetime = 1 / (1 - decay) if decay is not None else None
+    return Labels("S5", "macro" if equal else "meso", "checkpointed", lifetime)
+
+
+def _decay(function: Any) -> float | None:
+    """Return the `decay` that a function of `torch.optim.swa_utils` has closed over."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # nothing is in it yet
+            continue
+        if name == "decay" and isinstance(value, float) and 0 <= value < 1:
+            return value
+    return None
 
 
 def _look_up(table: Any, key: str) -> torch.Tensor | None:

@@ -61,7 +61,7 @@ class OptimizerSource:
             if plain.get(slot):
                 yield ComponentState(label + ".values" if slots[slot] else label, labels, values=plain[slot])
         if loose:
-            yield ComponentState(f"{self.name}.params", Labels("S3", "macro"), loose)
+            yield ComponentState(f"{self.name}.params", Labels("S3", "macro", "in-process"), loose)
         yield ComponentState(f"{self.name}.hyper", _HYPER, values=self._hyper_values(optimizer))
 
     def _states(
@@ -110,9 +110,13 @@ def _lifetime(slot: str, group: dict[str, Any]) -> float | None:
         "momentum_buffer": group.get("momentum"),
         "exp_avg": betas[0] if betas else None,
         "exp_avg_sq": betas[1] if betas else None,
-        "square_avg": group.get("alpha"),
+        "exp_inf": betas[1] if betas else None,
+        "square_avg": group.get("alpha", group.get("rho")),
+        "acc_delta": group.get("rho"),
     }.get(slot)
-    return 1 / (1 - beta) if isinstance(beta, float) and 0 <= beta < 1 else None
+    if not isinstance(beta, int | float) or isinstance(beta, bool):
+        return None
+    return 1 / (1 - beta) if 0 <= beta < 1 else None
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:

@@ -24,9 +24,9 @@ from trainmem_audit.errors import FormatError, ReplayError, UsageError
 from trainmem_audit.pinning.pins import PINS, WATCHED, can_fix_addresses, environment_of, start_nonces
 from trainmem_audit.privacy import redact_argv
 from trainmem_audit.recording.process import LaunchedRun
-from trainmem_audit.replaying.sizes import Dump, with_sizes
 from trainmem_audit.rundir import open_run
-from trainmem_audit.runs import tensor_lookup
+from trainmem_audit.runs import tensor_lookup, values_at
+from trainmem_audit.sizes import with_sizes
 from trainmem_audit.steplog import STEP_FILE, LogReader, LogSummary, iter_lines
 from trainmem_audit.twice.factors import Facts
 from trainmem_audit.twice.search import Attempt, Pins, Verdict
@@ -107,7 +107,7 @@ class ScriptRunner:
                 timeout=self._plan.timeout,
                 name="run",
             ) as running:
-                stopped = self._watch(running, None if dump is None else folder / "dump.json")
+                stopped = self._watch(running, None if dump is None else folder / "dump")
         except ReplayError as error:
             stopped = f"{error.message}; {error.remedy}"
         self._note_places(folder / "places", tree)
@@ -126,9 +126,9 @@ class ScriptRunner:
     def measure(self, difference: Difference, a: Attempt, b: Attempt) -> Difference:
         """Return `difference` with the sizes of what differs in tensors."""
         paths = [self._folder(item.number) / "dump" for item in (a, b)]
-        if not all(path.with_suffix(".json").exists() for path in paths):
+        if not all(path.exists() for path in paths):
             return difference
-        return with_sizes(difference, Dump(paths[0]), Dump(paths[1]))
+        return with_sizes(difference, values_at(paths[0]), values_at(paths[1]))
 
     def facts(self) -> Facts:
         """Return what the runs so far tell about which factors can matter."""

@@ -1,25 +1,23 @@
-"""How large a difference is, element by element: the values of both sides, made again by replaying to that step.
+"""How large a difference is, element by element, where the values of both sides are at hand.
 
-A record holds digests and no values, so a mismatch names the tensor and not its size. In a what-if both programs are at
-hand, the signed one and the changed one: each is run once more up to the step that differs, where the launcher writes
-the state of that step aside (`recording.dump`). Values are compared only if the signed program gave its signed digests.
+A step log holds digests and no values. They come from snapshots in the record, or from running a program once more to
+the step that differs, where the recorder writes the state aside. Values are compared only if they have the digests of
+the logs.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
-from pydantic import FailFast, TypeAdapter, ValidationError
 
-from trainmem_audit.documents.common import Count
 from trainmem_audit.documents.findings import Difference, TensorDifference
 from trainmem_audit.errors import FormatError
+from trainmem_audit.snapshots import SnapshotFile
 
-__all__ = ["Dump", "with_sizes"]
+__all__ = ["with_sizes"]
 
 _DTYPES = {
     "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4",
@@ -27,32 +25,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-_INDEX = TypeAdapter(dict[str, dict[str, Annotated[tuple[Count, Count], FailFast()]]])
-
-
-class Dump:
-    """A state that the launcher wrote aside: `PATH.json` says where in `PATH` each tensor lies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._index: dict[str, dict[str, tuple[int, int]]] = _INDEX.validate_json(
-                path.with_suffix(".json").read_bytes()
-            )
-        except ValidationError as error:  # the script could write here too
-            raise FormatError("the state written aside is damaged", got=f"{error.error_count()} errors") from None
-
-    def tensor(self, component: str, name: str) -> bytes | None:
-        """Return the bytes of one tensor, or `None` if it is not there."""
-        place = self._index.get(component, {}).get(name)
-        if place is None:
-            return None
-        with self._path.open("rb") as file:
-            file.seek(place[0])
-            return file.read(min(place[1], self._path.stat().st_size))
-
-
-def with_sizes(difference: Difference, expected: Dump, got: Dump) -> Difference:
+def with_sizes(difference: Difference, expected: SnapshotFile, got: SnapshotFile) -> Difference:
     """Return `difference` with the size of each tensor's difference, where the values have the digests in it."""
     components = tuple(
         component.model_copy(
@@ -68,12 +41,12 @@ def with_sizes(difference: Difference, expected: Dump, got: Dump) -> Difference:
     return difference.model_copy(update={"components": components})
 
 
-def _size(tensor: TensorDifference, component: str, expected: Dump, got: Dump) -> str:
-    left, right = (dump.tensor(component, tensor.name) for dump in (expected, got))
+def _size(tensor: TensorDifference, component: str, expected: SnapshotFile, got: SnapshotFile) -> str:
+    left, right = (side.tensor(component, tensor.name) for side in (expected, got))
     if left is None or right is None or tensor.dtype not in _DTYPES:
         return ""
     if (blake3(left).hexdigest(), blake3(right).hexdigest()) != (tensor.expected, tensor.got):
-        return "the values could not be made again"
+        return "the values at hand are others than the log's"
     return _describe(_values(left, tensor), _values(right, tensor), tensor)
 
 

@@ -1,0 +1,198 @@
+"""Snapshots: the tensors of the state after one step, in one file of the safetensors layout; made and read here.
+
+Safetensors: eight bytes with the length of a header, the header (JSON: name → dtype, shape, offsets), the bytes of the
+tensors one after another. A tensor is called `COMPONENT/NAME`. Pure over binary streams that may be hostile: nothing is
+read that the length of the file does not bear out. The layout is made and read here, and not by the library, because
+the recorder writes one tensor after another, of every dtype that torch has, and a verifier has no torch and reads a
+snapshot in pieces. Not here: copying tensors (`recording.snapshots`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from blake3 import blake3
+
+from trainmem_audit.canonical import canonical_bytes, component_digest, loads_strict
+from trainmem_audit.documents.steplog import Component, Step
+from trainmem_audit.errors import FormatError
+
+__all__ = ["Entry", "SnapshotFile", "header_bytes", "snapshot_name"]
+
+_DTYPES = {
+    "float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2),
+    "int64": ("I64", 8), "int32": ("I32", 4), "int16": ("I16", 2), "int8": ("I8", 1),
+    "uint64": ("U64", 8), "uint32": ("U32", 4), "uint16": ("U16", 2), "uint8": ("U8", 1), "bool": ("BOOL", 1),
+    "float8_e4m3fn": ("F8_E4M3", 1), "float8_e5m2": ("F8_E5M2", 1), "complex64": ("C64", 8),
+}  # fmt: skip
+_SIZES = dict(_DTYPES.values())
+_LENGTH = 8
+_MOST_HEADER = 16 * 2**20
+_MOST_TENSORS = 2**18
+_CHUNK = 2**20
+_METADATA = "__metadata__"
+
+
+def snapshot_name(step: int) -> str:
+    """Return where in a run directory the snapshot of the state after `step` lies."""
+    return f"snapshots/step-{step}.safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a snapshot: its dtype as torch names it, its shape, and its size in bytes."""
+
+    component: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def key(self) -> str:
+        """What the file calls the tensor."""
+        return f"{self.component}/{self.name}"
+
+    def form(self) -> tuple[str, tuple[int, ...]]:
+        """Return dtype and shape as the file states them: plain bytes for a dtype that safetensors has not."""
+        known = _DTYPES.get(self.dtype)
+        return ("U8", (self.bytes,)) if known is None else (known[0], self.shape)
+
+
+def header_bytes(entries: Iterable[Entry], step: int) -> bytes:
+    """Return what stands before the tensors, which follow in the order of `entries`, without gaps."""
+    members: dict[str, Any] = {_METADATA: {"format": "trainmem-audit/snapshot/v1", "step": str(step)}}
+    offset = 0
+    for entry in entries:
+        dtype, shape = entry.form()
+        members[entry.key] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + entry.bytes]}
+        offset += entry.bytes
+    header = json.dumps(members, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(_LENGTH, "little") + header
+
+
+class SnapshotFile:
+    """A snapshot that may be hostile.
+
+    Parameters
+    ----------
+    open_file:
+        Opens it, anew each time.
+    size:
+        Its length in bytes.
+
+    Raises
+    ------
+    FormatError
+        If the header is no header of safetensors, or does not cover the file without gaps.
+    """
+
+    def __init__(self, open_file: Callable[[], BinaryIO], size: int, where: str) -> None:
+        self._open = open_file
+        self._where = where
+        with open_file() as file:
+            length = int.from_bytes(file.read(_LENGTH), "little")
+            if not 0 < length <= min(_MOST_HEADER, size - _LENGTH):
+                raise self._bad("the header has an impossible length", f"at most {_MOST_HEADER} bytes", f"{length}")
+            members = loads_strict(file.read(length), where)
+        self._start = _LENGTH + length
+        self._places = self._judged(members, size - self._start)
+
+    def _judged(self, members: Any, size: int) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+        """Return dtype, shape, first and last offset of each tensor, in the order of the file."""
+        if not isinstance(members, dict) or len(members) > _MOST_TENSORS:
+            raise self._bad("the header is no object, or a huge one", "name → tensor", type(members).__name__)
+        places = {name: self._place(name, value) for name, value in members.items() if name != _METADATA}
+        ordered = dict(sorted(places.items(), key=lambda item: item[1][2:]))
+        end = 0
+        for name, (_, _, first, last) in ordered.items():
+            if first != end:
+                raise self._bad("the tensors do not follow one another", f"{name[:80]} at {end}", f"at {first}")
+            end = last
+        if end != size:
+            raise self._bad("the tensors do not fill the file", f"{size} bytes", f"{end} bytes")
+        return ordered
+
+    def _place(self, name: str, value: Any) -> tuple[str, tuple[int, ...], int, int]:
+        match value:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]} if len(value) == 3:
+                counts = all(type(extent) is int and extent >= 0 for extent in (*shape, first, last))
+                if counts and len(shape) <= 64 and dtype in _SIZES and last - first == math.prod(shape) * _SIZES[dtype]:
+                    return dtype, tuple(shape), first, last
+        raise self._bad("not a tensor", "dtype, shape and data_offsets that fit one another", ascii(name[:80]))
+
+    def _bad(self, message: str, expected: str, got: str) -> FormatError:
+        return FormatError(message, where=self._where, expected=expected, got=got)
+
+    def tensor(self, component: str, name: str) -> bytes | None:
+        """Return the bytes of one tensor, or `None` if it is not there."""
+        place = self._places.get(f"{component}/{name}")
+        if place is None:
+            return None
+        with self._open() as file:
+            self._skip(file, self._start + place[2])
+            data = file.read(place[3] - place[2])
+        if len(data) != place[3] - place[2]:
+            raise self._bad("the file is too short", f"{place[3]} bytes of tensors", "its end")
+        return data
+
+    @staticmethod
+    def _skip(file: BinaryIO, count: int) -> None:
+        if file.seekable():
+            file.seek(count)
+            return
+        while count and (skipped := len(file.read(min(count, _CHUNK)))):
+            count -= skipped
+
+    def check(self, line: Step, components: dict[str, Component]) -> None:
+        """Demand the state of a step: every tensor of it and no other, each component with its digest.
+
+        Raises
+        ------
+        FormatError
+            Naming what differs.
+        """
+        held = {name: components[name].tensors or () for name in line.state if components[name].tensors is not None}
+        wanted = {f"{component}/{name}" for component, tensors in held.items() for name, _, _ in tensors}
+        if odd := sorted(wanted ^ self._places.keys()):
+            got = "missing" if odd[0] in wanted else "not of this step"
+            raise self._bad("not the tensors of the step", f"{len(wanted)} tensors", f"{odd[0][:80]!a} {got}")
+        digests = self._digests()
+        for component, tensors in held.items():
+            for name, dtype, shape in tensors:
+                key = f"{component}/{name}"
+                form = _form(dtype, shape, self._places[key])
+                if self._places[key][:2] != form:
+                    stated = f"{self._places[key][0]}{list(self._places[key][1])}"
+                    raise self._bad("a tensor of another form", f"{key[:80]!a} {form[0]}{list(form[1])}", stated)
+            own = [digests[f"{component}/{name}"] for name, _, _ in tensors]
+            if component_digest(canonical_bytes(tensors), own).hex() != line.state[component]:
+                raise self._bad(
+                    "the tensors do not give the digest of the step log",
+                    line.state[component],
+                    f"step {line.i}, {component}"[:200],
+                )
+
+    def _digests(self) -> dict[str, bytes]:
+        """Return the tensor digests, all in one reading of the file."""
+        found: dict[str, bytes] = {}
+        with self._open() as file:
+            self._skip(file, self._start)
+            for key, (_, _, first, last) in self._places.items():
+                hasher, left = blake3(), last - first
+                while left and (data := file.read(min(left, _CHUNK))):
+                    hasher.update(data)
+                    left -= len(data)
+                if left:
+                    raise self._bad("the file is too short", f"{last} bytes of tensors", "its end")
+                found[key] = hasher.digest()
+        return found
+
+
+def _form(dtype: str, shape: tuple[int, ...], place: tuple[str, tuple[int, ...], int, int]) -> Any:
+    return Entry("", "", dtype, shape, place[3] - place[2]).form()
