@@ -228,7 +228,10 @@ def whole(facts: EpochFacts) -> tuple[str, int, int, int, int | None, bool]:
 
 
 RNG = {"python": "1" * 64}
-HEAD = [(begin(), []), (inventory(loaders={"loader": LOADER, "other": LOADER}), [])]
+HEAD: list[tuple[dict[str, Any], list[int]]] = [
+    (begin(), []),
+    (inventory(loaders={"loader": LOADER, "other": LOADER}), []),
+]
 
 
 def test_epochs_are_told_apart() -> None:
