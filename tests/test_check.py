@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.records import record_of
-from tests.tools import Run, audit, environment
+from tests.tools import Run, audit, environment, record
 from trainmem_audit import errors
 from trainmem_audit.checks import Outcome, load_checklist, load_codes
 from trainmem_audit.compliance import Terms, judge, parse_waivers
@@ -249,3 +250,21 @@ def test_explain_and_check_start_without_torch(run: Run) -> None:
         )
         assert done.returncode in (0, 3), done.stderr
         assert done.stdout.strip()
+
+
+def test_nothing_fails_in_the_digits_example(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "examples" / "digits" / "train.py", tmp_path / "train.py")
+    done = audit("record", "-d", "run", "train.py", "--epochs", "2", cwd=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    done = audit("check", "run", "--format", "json", cwd=tmp_path, home=tmp_path / "home")
+    items = Compliance.model_validate_json(done.stdout).items
+    assert not [item for item in items if item.state in ("fail", "declared")]
+    passed = {item.id for item in items if item.state == "pass"}
+    assert {"TM-ENV-001", "TM-OPT-002", "TM-OPT-004", "TM-BUF-001", "TM-BUF-002", "TM-VIS-001"} <= passed
+
+
+def test_a_parameter_group_that_joins_later_is_in_the_record(tmp_path: Path) -> None:
+    run_dir = record(ROOT / "tests" / "zoo" / "finetune.py", tmp_path, home=tmp_path / "home")
+    done = audit("check", run_dir, "--format", "json", cwd=tmp_path, home=tmp_path / "home")
+    configuration = result_of(Compliance.model_validate_json(done.stdout), "TM-OPT-001")
+    assert (configuration.state, configuration.message) == ("pass", "optimizer: Adam, 2 groups")

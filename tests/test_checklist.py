@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.records import RULES, record_of
+from tests.records import BASE, RULES, record_of
 from trainmem_audit.checks import EVIDENCE, evaluate, items_of, load_checklist, load_rules
 from trainmem_audit.compliance import Terms, judge
 from trainmem_audit.documents.checklist import Waiver
 from trainmem_audit.documents.compliance import Compliance, ItemResult
+from trainmem_audit.documents.record import Record
+from trainmem_audit.errors import FormatError
 from trainmem_audit.formats.checklist_text import ORDER
 from trainmem_audit.handbook import checklist_page, codes_table
 from trainmem_audit.report import RunSeries, render_html, render_markdown
@@ -214,3 +217,53 @@ def test_a_report_without_a_check_has_no_checklist() -> None:
     record = record_of({})
     assert record.statement is not None
     assert "Checklist" not in render_html(record.statement, record.verification, RunSeries())
+
+
+# Hostile records --------------------------------------------------------------------------------------------------
+
+ODD: tuple[Any, ...] = (
+    None,
+    "",
+    "nan",
+    "\u202e{x}\n",
+    -1,
+    0,
+    2**53 - 1,
+    [],
+    {},
+    [[]],
+    {"groups": [1, {"lr": 2, "betas": ["x"]}]},
+    True,
+)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every member of a document, inner ones included."""
+    if path:
+        yield path
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        yield from leaves(member, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copied
+
+
+def test_no_rule_stumbles_over_a_record_that_is_valid() -> None:
+    """Every member of the base in turn becomes something odd; where the record is still one, every rule answers."""
+    answered = 0
+    for path in leaves(BASE):
+        for odd in ODD:
+            try:
+                record = Record.parse(json.dumps(replaced(BASE, path, odd)).encode(), "odd")
+            except FormatError:
+                continue
+            outcomes = [evaluate(item, record) for item in ITEMS.values()]
+            assert all(outcome.message for outcome in outcomes), (path, odd)
+            answered += 1
+    assert answered > 500

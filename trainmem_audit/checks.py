@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from trainmem_audit.documents.checklist import Checklist, Codes, Evidence, Item
 from trainmem_audit.documents.record import Facts, Record
@@ -39,12 +39,14 @@ __all__ = [
     "evaluate",
     "failed",
     "followed",
+    "hyper_groups",
     "inconclusive",
     "items_of",
     "load_checklist",
     "load_codes",
     "load_rules",
     "not_applicable",
+    "parts_of",
     "passed",
 ]
 
@@ -96,6 +98,27 @@ def inconclusive(message: str, *, where: str = "", expected: str = "", got: str 
 def declared(message: str, *, where: str = "", got: str = "") -> Outcome:
     """Return that only the author says so."""
     return Outcome("declared", message, "declared", where, "", got)
+
+
+def hyper_groups(values: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the hyper-parameters of each group of an optimizer, or `None` if that is none.
+
+    They are the members of `groups`; where there is a single group they may stand in the values themselves.
+    """
+    groups = values.get("groups")
+    if isinstance(groups, list):
+        return [group for group in groups if isinstance(group, dict)]
+    return [dict(values)] if "lr" in values else None
+
+
+def parts_of(names: Iterable[str], owners: Container[str]) -> dict[str, list[str]]:
+    """Return, for each owner, what stands after `OWNER.` in the names that begin so, in one pass over the names."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for at, char in enumerate(name):
+            if char == "." and name[:at] in owners:
+                found.setdefault(name[:at], []).append(name[at + 1 :])
+    return found
 
 
 def followed(facts: Facts, name: str, beside: str = "", from_the_start: bool = False) -> bool:

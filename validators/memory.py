@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from trainmem_audit.checks import Outcome, Rule, declared, failed, followed, inconclusive, not_applicable, passed
+from trainmem_audit.checks import (
+    Outcome,
+    Rule,
+    declared,
+    failed,
+    followed,
+    hyper_groups,
+    inconclusive,
+    not_applicable,
+    parts_of,
+    passed,
+)
 from trainmem_audit.documents.record import Record
 from trainmem_audit.documents.steplog import Component
 
@@ -113,7 +124,7 @@ def _teachers(record: Record) -> Outcome:
     if not found:
         return not_applicable("no component of class S5 is in the record")
     for name in found:
-        if not followed(record.log, name):
+        if not followed(record.log, name, name):  # the script may drop it, or begin to train it
             message, expected = (
                 f"{name} is not recorded at every step",
                 "a digest in every `step` line from its first on",
@@ -147,13 +158,14 @@ def _learned_optimizer(record: Record) -> Outcome:
     found = {
         name.removesuffix(".hyper"): str((component.values or {}).get("class"))
         for name, component in sources.items()
-        if name.endswith(".hyper") and "groups" in (component.values or {})
+        if name.endswith(".hyper") and hyper_groups(component.values or {}) is not None
     }
     others = {name: kind for name, kind in found.items() if kind not in _TORCH}
     if not others:
         return not_applicable("all optimizers are of torch's classes")
+    parts = parts_of(sources, others)
     for name, kind in sorted(others.items()):
-        slots = [item for item in sources if item.startswith(f"{name}.") and item != f"{name}.hyper"]
+        slots = [f"{name}.{part}" for part in parts[name] if part != "hyper"]
         if not slots:
             return inconclusive(f"no state of {kind} is recorded", where="statement: predicate.sources")
         for slot in slots:

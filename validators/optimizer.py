@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.checks import Outcome, Rule, failed, followed, inconclusive, not_applicable, passed
+from trainmem_audit.checks import (
+    Outcome,
+    Rule,
+    failed,
+    followed,
+    hyper_groups,
+    inconclusive,
+    not_applicable,
+    parts_of,
+    passed,
+)
 from trainmem_audit.documents.record import Record
 from trainmem_audit.errors import FormatError
 
@@ -59,18 +69,17 @@ class _Optimizer(NamedTuple):
 
 
 def _optimizers(record: Record) -> Iterator[_Optimizer]:
-    """Yield what the inventory says of every optimizer: a component NAME.hyper whose values have groups."""
+    """Yield what the inventory says of every optimizer: a component NAME.hyper that has groups or a learning rate."""
     sources = record.manifest.sources
-    for full, component in sources.items():
-        values = component.values or {}
-        groups = values.get("groups")
-        if not full.endswith(_HYPER) or not isinstance(groups, list):
-            continue
-        name = full.removesuffix(_HYPER)
-        prefix = f"{name}."
-        parts = [other.removeprefix(prefix) for other in sources if other.startswith(prefix)]
-        slots = [part for part in parts if part not in _NO_SLOTS]
-        yield _Optimizer(name, str(values.get("class", "")), [g for g in groups if isinstance(g, dict)], slots)
+    configured = {
+        full.removesuffix(_HYPER): component.values
+        for full, component in sources.items()
+        if full.endswith(_HYPER) and component.values is not None and hyper_groups(component.values) is not None
+    }
+    parts = parts_of(sources, configured)
+    for name, values in configured.items():
+        slots = [part for part in parts[name] if part not in _NO_SLOTS]
+        yield _Optimizer(name, str(values.get("class", "")), hyper_groups(values) or [], slots)
 
 
 def _number(value: Any) -> float | None:
@@ -91,7 +100,7 @@ def _configuration(record: Record) -> Outcome:
     found = list(_optimizers(record))
     where = "statement: predicate.sources"
     if not found:
-        expected = "NAME.hyper with `class` and `groups`"
+        expected = "NAME.hyper with `class`, and `groups` or `lr`"
         return failed("recorded", "no optimizer is configured", where=where, expected=expected, got="none")
     for optimizer in found:
         if not optimizer.kind or not optimizer.groups:

@@ -107,7 +107,9 @@ def _report(
     ] = None,
     verification: Annotated[
         Path | None,
-        typer.Option("--verification", metavar="FILE", help="What `verify --save` wrote, to show its replay."),
+        typer.Option(
+            "--verification", metavar="FILE", help="What `verify` or `check --save` wrote, to show its replay."
+        ),
     ] = None,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,
@@ -144,11 +146,17 @@ def _report(
 
 def _saved_replay(path: Path, chain_head: str) -> Replay:
     """Return the replay of a saved verification, if it is of the run with this chain head."""
+    from trainmem_audit.documents.compliance import Compliance
     from trainmem_audit.documents.findings import Verification
+    from trainmem_audit.errors import FormatError
 
     if not path.is_file():
         raise UsageError("no such file", where=str(path))
-    saved = Verification.parse(path.read_bytes(), path.name)
+    data = path.read_bytes()
+    try:
+        saved = Compliance.parse(data, path.name).verification
+    except FormatError:
+        saved = Verification.parse(data, path.name)
     if saved.facts.get("chainHead") != chain_head:
         raise UsageError(
             "the saved verification is of another run",

@@ -37,6 +37,7 @@ class ComponentCollector:
 
     def _step(self, line: Step) -> None:
         before, state = self._state, line.state
+        known = set(before.values())
         for name, digest in state.items():
             counts = self._counts.get(name)
             if counts is None:
@@ -46,7 +47,7 @@ class ComponentCollector:
             old = before.get(name)
             if old is not None and old != digest:
                 counts.changes += 1
-                counts.copies += any(digest == other for key, other in before.items() if key != name)
+                counts.copies += digest in known  # of another component: its own was not this
         self._state = state
 
     def finish(self) -> dict[str, ComponentFacts]:

@@ -61,7 +61,7 @@ class StepCollector:
 
 def _learning_rates(values: Any) -> tuple[str, ...] | None:
     """Return the learning rates of hyper-parameters; `None` where there are none, or they are no floats."""
-    groups = values.get("groups") if isinstance(values, dict) else None
+    groups = values.get("groups", [values]) if isinstance(values, dict) else None
     found = [group.get("lr") for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
     rates = tuple(rate for rate in found if isinstance(rate, str))
     return rates if rates and len(rates) == len(found) else None

@@ -464,7 +464,7 @@ class Session:
             for source in self._sources():
                 for component in source.components():
                     if component.tensors is None:
-                        digest = self._digest_values(component, appeared, changed)
+                        digest = self._digest_values(component, appeared, changed, initial)
                     else:
                         header = self._header(component, component.tensors, appeared)
                         digests = [tensor_digest(tensor) for _, tensor in component.tensors]
@@ -493,12 +493,15 @@ class Session:
         self._headers[component.name] = _Header(identity, canonical, header)
         return canonical
 
-    def _digest_values(self, component: ComponentState, appeared: dict[str, Any], changed: dict[str, Any]) -> bytes:
+    def _digest_values(
+        self, component: ComponentState, appeared: dict[str, Any], changed: dict[str, Any], initial: bool
+    ) -> bytes:
+        """Return the digest of plain values; new ones are introduced, and so are changed ones where no step tells."""
         known = self._values.get(component.name)
         if known is not None and known[0] == component.values:
             return known[1]
         digest = value_digest(component.values)
-        if known is None:
+        if known is None or initial:
             appeared[component.name] = _component(component, 0, values=component.values)
         changed[component.name] = component.values
         self._values[component.name] = (component.values, digest)

@@ -117,6 +117,7 @@ def _taught(root: torch.nn.Module) -> Labels:
 
 def _decay(function: Any) -> float | None:
     """Return the `decay` that a function of `torch.optim.swa_utils` has closed over."""
+    function = getattr(function, "__wrapped__", function)  # they are decorated with `torch.no_grad`
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
         try:
