@@ -236,6 +236,10 @@ class LogReader(_Log):
             case Inventory():
                 self._position(line.i, where)
                 self._known(line.state or {}, log.components, where)
+                self._known(line.draws or {}, log.streams, where)
+                for worker in line.workers or ():
+                    self._known((worker.loader,), log.loaders, where)
+                    self._known((*worker.streams, *worker.consumed), log.streams, where)
             case Epoch():
                 self._position(line.i, where)
                 self._known((line.loader,), log.loaders, where)

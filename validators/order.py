@@ -181,7 +181,8 @@ def _resume_keeps_the_permutation(record: Record) -> Outcome:
     resumes = record.log.order.resumes
     if not resumes:
         return not_applicable("no optimizer was given a saved state")
-    verdicts = [_resumed(record, number, resume) for number, resume in enumerate(resumes, start=1)]
+    epochs = [(epoch, loader) for epoch, loader in _epochs(record) if _scheme(loader) != "fixed"]
+    verdicts = [_resumed(epochs, number, resume) for number, resume in enumerate(resumes, start=1)]
     found = [verdict for verdict in verdicts if verdict is not None]
     if not found:
         return not_applicable("no reshuffled epoch was begun after a saved state was loaded")
@@ -190,9 +191,8 @@ def _resume_keeps_the_permutation(record: Record) -> Outcome:
     )
 
 
-def _resumed(record: Record, number: int, resume: ResumeFacts) -> Outcome | None:
+def _resumed(epochs: list[tuple[EpochFacts, Loader]], number: int, resume: ResumeFacts) -> Outcome | None:
     """Judge one resume; `None` where nothing shuffled follows it before the next."""
-    epochs = [(epoch, loader) for epoch, loader in _epochs(record) if _scheme(loader) != "fixed"]
     after = next(((epoch, loader) for epoch, loader in epochs if epoch.segment == number), None)
     if after is None:
         return None

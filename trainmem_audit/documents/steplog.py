@@ -59,7 +59,8 @@ CommandText = Annotated[str, Field(max_length=2**20, pattern=r"^[^\x00]*$")]
 """What can stand on a command line."""
 MOST_FOLDERS = 1000
 MOST_NAMES = 1000
-"""How many directories are listed in a record, and how many names of one of them."""
+MOST_NUMBERS = 64
+"""How many directories are listed in a record, how many names of one of them, and how many numbers of a data set."""
 Values = dict[Name, Any]
 """The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
 
@@ -270,7 +271,7 @@ class Epoch(Document):
     rng: dict[Name, Digest]
     sampler_epoch: Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)] | None = None
     worker_seed: Annotated[str, Field(pattern=r"^-?[0-9]{1,20}$")] | None = None
-    data: dict[Name, Scalar] | None = None
+    data: Annotated[dict[Name, Scalar], Field(max_length=MOST_NUMBERS)] | None = None
 
 
 class Order(Document):
