@@ -18,7 +18,8 @@ from tests.test_faults import examined
 from tests.tools import audit
 from tests.trainings import recorded
 from trainmem_audit.checks import evaluate, load_checklist
-from trainmem_audit.contract import DERIVATION, StreamCollector, derive, start_seed, stream_digest
+from trainmem_audit.contract import DERIVATION, StreamCollector, as_stated, derive, start_seed, stream_digest
+from trainmem_audit.documents.contract import Consumption
 from trainmem_audit.documents.declared import find_contract, parse_contract
 from trainmem_audit.documents.record_order import EpochFacts, OrderFacts
 from trainmem_audit.documents.steplog import Stream
@@ -99,8 +100,9 @@ def test_the_example_of_the_page_is_met_by_the_example(tmp_path: Path) -> None:
     assert (states["TM-RNG-001"], states["TM-RNG-005"]) == ("pass", "pass")
     cpu = contract.streams["torch.cpu"]
     assert (cpu.purpose, cpu.seeds) == (("augment", "dropout", "init", "loader", "order"), ("0",))
-    assert (cpu.consumed.steps, cpu.consumed.inside, cpu.consumed.epochs) == (46, 44, 1)
-    assert not contract.streams["numpy"].consumed.ever
+    moves = {name: stream.consumed or Consumption() for name, stream in contract.streams.items()}
+    assert (moves["torch.cpu"].steps, moves["torch.cpu"].inside, moves["torch.cpu"].epochs) == (46, 44, 1)
+    assert not moves["numpy"].ever
 
 
 # Derivations -------------------------------------------------------------------------------------------------------
@@ -330,3 +332,45 @@ def test_a_resume_begins_a_segment() -> None:
         (1, None, "-17"),
     ]
     assert [(resume.at, resume.optimizer, resume.steps) for resume in found.resumes] == [(1, "Adam", 9)]
+
+
+# What a writer may leave out ---------------------------------------------------------------------------------------
+
+
+def test_another_writer_says_less_and_derives_seeds_in_its_own_way() -> None:
+    stream_members = {"library": "numpy", "algorithm": "pcg64", "device": "cpu", "state": "AAAA"}
+    derived = {
+        "contractVersion": "0.1.0-draft",
+        "rootEntropy": "ab",
+        "derivation": {"function": DERIVATION},
+        "streams": {"numpy": {**stream_members, "purpose": ["init"], "pairing": "shared"}},
+        "canary": {},
+    }
+    least = {"contractVersion": "0.1.0-draft", "streams": {"numpy": stream_members}, "canary": {}}
+    assert as_stated(derived, least) == least
+    other = {**least, "rootEntropy": "7", "derivation": {"function": "numpy.random.SeedSequence"}}
+    assert as_stated(derived, other) == other
+    assert as_stated(derived, derived) == derived
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"streams": {}},
+        {"streams": {"numpy": {"library": "numpy", "state": "BBBB"}}},
+        {"streams": {"numpy": {"library": "numpy", "state": "AAAA", "purpose": []}}},
+        {"streams": {"numpy": {"library": "numpy", "state": "AAAA"}, "torch.cpu": {}}},
+        {"rootEntropy": "7", "derivation": {"function": DERIVATION}},
+        {"canary": {"draw": "0"}},
+    ],
+    ids=["no stream", "another state", "another purpose", "one stream more", "another root entropy", "another canary"],
+)
+def test_what_does_not_follow_from_the_log_stays_a_difference(stated: dict[str, Any]) -> None:
+    derived = {
+        "rootEntropy": "ab",
+        "derivation": {"function": DERIVATION},
+        "streams": {"numpy": {"library": "numpy", "state": "AAAA", "purpose": ["init"]}},
+        "canary": {},
+    }
+    full = {**derived, **stated}
+    assert as_stated(derived, full) != full

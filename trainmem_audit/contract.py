@@ -22,6 +22,7 @@ __all__ = [
     "DERIVATION",
     "KNOWN_DERIVATIONS",
     "StreamCollector",
+    "as_stated",
     "contract_members",
     "derive",
     "start_seed",
@@ -32,6 +33,9 @@ DERIVATION = "trainmem-audit 2026-11 start of a random stream v1"
 """The context by which the seeds of unseeded streams follow from the run's nonce."""
 KNOWN_DERIVATIONS = (DERIVATION, "numpy.random.SeedSequence", "sum")
 """The derivations that `derive` can recompute."""
+_NEEDED = ("library", "algorithm", "device", "state", "gauss")
+"""What a contract must say of a stream."""
+_OWN = ("rootEntropy", "derivation")
 _STARTED = ("numpy", "python", "torch.cpu")
 _GLOBAL_SEEDS = {
     "random.seed": ("python",),
@@ -168,17 +172,39 @@ def contract_members(
     begin: Begin, streams: dict[str, Stream], seeds: list[Seed], canary: dict[str, str], moves: StreamCollector
 ) -> dict[str, Any]:
     """Return the members of `documents.contract.RngContract`."""
-    vectors = [{"path": (name,), "seed": str(start_seed(begin.nonce, name))} for name in _STARTED]
     own = begin.command.kind != "library"  # a library does not set the streams of the program that it is in
     recorded = {name: _stream(name, stream, seeds, moves, own) for name, stream in streams.items()}
     return {
         "contract_version": CONTRACT_VERSION,
-        "root_entropy": begin.nonce,
-        "derivation": {"function": DERIVATION, "path": ("stream",), "vectors": tuple(vectors) if own else ()},
+        **(_derivation(begin.nonce) if own else {}),
         "streams": recorded,
         "canary": canary,
         "declared": begin.declared_contract,
     }
+
+
+def _derivation(nonce: str) -> dict[str, Any]:
+    vectors = tuple({"path": (name,), "seed": str(start_seed(nonce, name))} for name in _STARTED)
+    return {
+        "root_entropy": nonce,
+        "derivation": {"function": DERIVATION, "path": ("stream",), "vectors": vectors},
+    }
+
+
+def as_stated(derived: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
+    """Return the contract that follows from a log, without what the stated one leaves out and may leave out (JSON).
+
+    How seeds are derived is the writer's own word, unless it says that it derives them as this one does.
+    """
+    ours = stated.get("derivation", {}).get("function") == DERIVATION
+    source = derived if ours else stated
+    derived = {name: member for name, member in derived.items() if name not in _OWN}
+    own = {name: source[name] for name in _OWN if name in source}
+    streams = {}
+    for name, stream in derived["streams"].items():
+        said = stated["streams"].get(name, {})
+        streams[name] = {member: value for member, value in stream.items() if member in said or member in _NEEDED}
+    return {**derived, **own, "streams": streams}
 
 
 def _stream(name: str, stream: Stream, seeds: list[Seed], moves: StreamCollector, own: bool) -> dict[str, Any]:

@@ -272,7 +272,9 @@ def _augmentation_is_recorded(record: Record) -> Outcome:
     """TM-ORD-007: what augmentation draws from is recorded, and so are the numbers of the data set that it follows."""
     facts, contract = record.log.order, record.manifest.rng_contract
     sources = sorted(
-        name for name, stream in contract.streams.items() if "augment" in stream.purpose or stream.consumed.workers
+        name
+        for name, stream in contract.streams.items()
+        if "augment" in (stream.purpose or ()) or (stream.consumed is not None and stream.consumed.workers)
     )
     keyed = contract.declared is not None and any(
         stream.pairing == "sample-keyed" for stream in (contract.declared.streams or {}).values()

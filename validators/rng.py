@@ -11,7 +11,7 @@ from itertools import combinations, islice, product
 
 from trainmem_audit.checks import Outcome, Rule, failed, inconclusive, not_applicable, passed
 from trainmem_audit.contract import KNOWN_DERIVATIONS, derive, stream_digest
-from trainmem_audit.documents.contract import ContractStream
+from trainmem_audit.documents.contract import Consumption, ContractStream, RngContract
 from trainmem_audit.documents.declared import DeclaredStream, Derivation
 from trainmem_audit.documents.record import Record
 
@@ -28,7 +28,9 @@ def _consumed_is_declared(record: Record) -> Outcome:
     the recorded one.
     """
     contract = record.manifest.rng_contract
-    used = {name: stream for name, stream in sorted(contract.streams.items()) if stream.consumed.ever}
+    if silent := _silent(contract):
+        return inconclusive(f"the contract does not say whether {silent} moved", where=f"rngContract.streams.{silent}")
+    used = {name: stream for name, stream in sorted(contract.streams.items()) if _consumption(stream).ever}
     if not used:
         return passed("cross-checked", f"none of {len(contract.streams)} random streams was drawn from")
     declared = contract.declared.streams if contract.declared is not None else None
@@ -65,7 +67,7 @@ def _contradictions(declared: DeclaredStream, stream: ContractStream) -> Iterato
     if declared.seed is not None and stream.seeds and declared.seed not in stream.seeds:
         yield "seed", declared.seed, _listed(stream.seeds)
     if declared.purpose is not None:
-        others = sorted(set(stream.purpose) - {*declared.purpose, _UNCERTAIN})
+        others = sorted(set(stream.purpose or ()) - {*declared.purpose, _UNCERTAIN})
         if others:
             yield "purpose", _listed(declared.purpose), _listed(others)
 
@@ -75,7 +77,9 @@ def _derivation_is_collision_free(record: Record) -> Outcome:
     contract = record.manifest.rng_contract
     checked: list[str] = []
     given = contract.declared
-    wrong = _derivation("rngContract.derivation", contract.derivation, contract.root_entropy, checked)
+    wrong = None
+    if contract.derivation is not None:
+        wrong = _derivation("rngContract.derivation", contract.derivation, contract.root_entropy, checked)
     if wrong is None and given is not None and given.derivation is not None:
         root = given.root_entropy or contract.root_entropy
         wrong = _derivation("rngContract.declared.derivation", given.derivation, root, checked)
@@ -90,9 +94,10 @@ def _verdict(checked: list[str]) -> Outcome:
     return passed("cross-checked", f"no two seeds are equal: {_listed(checked)}")
 
 
-def _derivation(place: str, derivation: Derivation, root: str, checked: list[str]) -> Outcome | None:
+def _derivation(place: str, derivation: Derivation, root: str | None, checked: list[str]) -> Outcome | None:
     """Recompute the test vectors, and count the seeds over all paths that are declared."""
-    known = derivation.function in KNOWN_DERIVATIONS
+    root = root or ""
+    known = derivation.function in KNOWN_DERIVATIONS and bool(root)
     seeds: dict[str, str] = {}
     for vector in derivation.vectors:
         path = " ".join(vector.path)
@@ -220,6 +225,8 @@ def _counters_are_as_declared(record: Record) -> Outcome:
                 expected=expected,
                 got=got,
             )
+    if streams and (silent := _silent(contract)):
+        return inconclusive(f"the contract does not say when {silent} moved", where=f"rngContract.streams.{silent}")
     for name, when in streams.items():
         stream = contract.streams.get(name)
         if stream is not None and not _moves_as(when, stream):
@@ -233,8 +240,17 @@ def _counters_are_as_declared(record: Record) -> Outcome:
     return passed("cross-checked", f"{len(streams)} streams move as declared, {len(canary)} canary draws agree")
 
 
+def _silent(contract: RngContract) -> str:
+    """Return a stream of which the writer has left out when it moved."""
+    return next((name for name, stream in sorted(contract.streams.items()) if stream.consumed is None), "")
+
+
+def _consumption(stream: ContractStream) -> Consumption:
+    return stream.consumed or Consumption()
+
+
 def _moves_as(when: str, stream: ContractStream) -> bool:
-    consumed = stream.consumed
+    consumed = _consumption(stream)
     match when:
         case "never":
             return not consumed.ever
@@ -247,7 +263,7 @@ def _moves_as(when: str, stream: ContractStream) -> bool:
 
 def _when(stream: ContractStream) -> str:
     """Say when a stream moved."""
-    consumed = stream.consumed
+    consumed = _consumption(stream)
     parts = ["before training"] * consumed.before_training
     if consumed.steps:
         parts.append(f"at {consumed.steps} steps, from {consumed.first} to {consumed.last}")

@@ -46,22 +46,25 @@ class Consumption(Document):
 
 
 class ContractStream(Stream):
-    """One stream as it was recorded: its start state, what it was drawn from for, when, and what it depends on."""
+    """One stream as it was recorded: its start state, what it was drawn from for, when, and what it depends on.
 
-    purpose: Sequence[Purpose]
-    scope: Literal["process", "worker"]
-    seeds: Annotated[Sequence[Annotated[str, Field(max_length=400)]], Field(max_length=MOST_SEEDS)] = ()
-    consumed: Consumption
-    pairing: Pairing
-    stability: Stability
+    A writer may leave out what is not its start state; what it says must follow from the log.
+    """
+
+    purpose: Sequence[Purpose] | None = None
+    scope: Literal["process", "worker"] | None = None
+    seeds: Annotated[Sequence[Annotated[str, Field(max_length=400)]], Field(max_length=MOST_SEEDS)] | None = None
+    consumed: Consumption | None = None
+    pairing: Pairing | None = None
+    stability: Stability | None = None
 
 
 class RngContract(Document):
     """What was recorded of the random streams; `declared` is the author's word and nothing else."""
 
     contract_version: Literal["0.1.0-draft"]
-    root_entropy: Annotated[str, Field(min_length=1, max_length=200)]
-    derivation: Derivation
+    root_entropy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    derivation: Derivation | None = None
     streams: dict[Name, ContractStream]
     canary: dict[Name, Digest]
     declared: DeclaredContract | None = None
