@@ -55,6 +55,55 @@ def test_a_fault_is_found_by_its_rule_alone(fault: Fault, repaired: bool, tmp_pa
         assert outcome.expected != outcome.got
 
 
+@pytest.mark.parametrize("name", ["numpy_seed_in_workers", "generator_copied_into_workers"])
+def test_looking_at_workers_changes_nothing(name: str, tmp_path: Path) -> None:
+    (fault,) = (fault for fault in FAULTS if fault.name == name)
+    there = fault.lay_out(tmp_path / "author", repaired=False)
+    alone = bare(there, "train.py", home=tmp_path / "home")
+    done = recorded(there, "train.py", home=tmp_path / "home")
+    assert (done.returncode, done.stdout) == (0, alone.stdout)
+    assert b"loss" in done.stdout
+
+
+ACROSS = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+first = DataLoader(TensorDataset(torch.randn(20, 2)), batch_size=8, shuffle=True)
+second = DataLoader(TensorDataset(torch.randn(24, 2)), batch_size=8, shuffle=True)
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.Adam(model.parameters())
+seen = 0
+for epoch in range(2):
+    for (x,) in first:  # three batches an epoch, two of them in a step
+        model(x).sum().backward()
+        seen += 1
+        if seen % 2 == 0:
+            optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+for (x,), (y,) in zip(first, second):
+    model(torch.cat([x, y])).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_samples_are_attributed_to_their_epochs(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(ACROSS)
+    done = recorded(tmp_path, "train.py", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    record = examined(tmp_path / "run")
+    order = record.log.order
+    assert [(epoch.loader, epoch.epoch, epoch.first, epoch.samples, epoch.distinct) for epoch in order.epochs] == [
+        ("loader", 0, 0, 20, 20),
+        ("loader", 1, 1, 20, 20),
+        ("loader", 2, 3, 20, 20),
+        ("loader2", 0, 3, 24, 24),
+    ]
+    assert [(resume.at, resume.optimizer, resume.steps) for resume in order.resumes] == [(3, "Adam", 3)]
+    assert [epoch.segment for epoch in order.epochs] == [0, 0, 1, 1]
+    assert failures(record) == {}
+
+
 def test_the_digits_example_breaks_no_rule(tmp_path: Path) -> None:
     there = tmp_path / "author"
     there.mkdir()
