@@ -14,13 +14,15 @@ from trainmem_audit.documents.record import Record
 __all__ = ["RULES"]
 
 _STEP_LOG = 6
+_NEWER = "STATEMENT-NEWER"
+"""The finding of a newer minor version, of which what is not known was ignored."""
 _TRACES = {
     "a home directory": re.compile(r"/(?:home|Users)/[A-Za-z][\w.-]*|[A-Za-z]:\\Users\\\w"),
     "a mail address": re.compile(
         r"[A-Za-z0-9][\w.+-]{0,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}"
     ),
     "a user at a host": re.compile(r"[A-Za-z0-9][\w.+-]{0,64}@[A-Za-z0-9-]{1,63}:"),
-    "credentials in an address": re.compile(r"://[^\s/@]{1,255}@"),
+    "a user or credentials in an address": re.compile(r"://[^\s/@]{1,255}@"),
 }
 
 
@@ -48,6 +50,9 @@ def _versions_known(record: Record) -> Outcome:
                 expected, got = finding.expected, finding.got
                 return failed("cross-checked", finding.message, where=finding.where, expected=expected, got=got)
         return inconclusive("the statement could not be read", where="run.json")
+    for finding in record.verification.findings:
+        if finding.code == _NEWER:
+            return inconclusive(finding.message, where=finding.where, expected=finding.expected, got=finding.got)
     manifest = record.statement.predicate
     versions = {"schemaVersion": manifest.schema_version, "checklistVersion": manifest.checklist_version}
     for name, version in versions.items():
