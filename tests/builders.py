@@ -91,6 +91,17 @@ def _streams() -> dict[str, Any]:
     }
 
 
+def _contract() -> dict[str, Any]:
+    recorded = {"purpose": ["init"], "scope": "process", "consumed": {}, "pairing": "shared", "stability": "release"}
+    return {
+        "contractVersion": "0.1.0-draft",
+        "rootEntropy": "5" * 32,
+        "derivation": {"function": "trainmem-audit 2026-11 start of a random stream v1", "path": ["stream"]},
+        "streams": {name: stream | recorded for name, stream in _streams().items()},
+        "canary": {name: digest(f"canary {name}") for name in _streams()},
+    }
+
+
 def _profile() -> dict[str, Any]:
     base: dict[str, Any] = {
         "torch.num_threads": 2, "torch.num_interop_threads": 2, "torch.cpu_capability": "AVX512",
@@ -143,7 +154,7 @@ def statement_json() -> dict[str, Any]:
             "variables": {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "1804289383", "LC_ALL": "C.UTF-8"},
         },
         "numericProfile": _profile(),
-        "rngContract": _streams(),
+        "rngContract": _contract(),
         "canary": {name: digest(f"canary {name}") for name in _streams()},
         "sources": _sources(),
         "order": {

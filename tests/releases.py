@@ -30,7 +30,7 @@ def freeze(draft: Path, target: Path, version: str) -> None:
     """Make the folder of a release from the draft; a folder that is there is never touched."""
     target.mkdir(parents=True)
     for path in sorted(draft.glob("*.schema.json")):
-        text = path.read_text("utf-8").replace(f"/schema/{SCHEMA_VERSION}/", f"/schema/{version}/")
+        text = path.read_text("utf-8").replace(SCHEMA_VERSION, version)
         (target / path.name).write_text(text, "utf-8")
     seal(target)
 

@@ -20,6 +20,7 @@ from trainmem_audit.conformance import our_schemas
 from trainmem_audit.documents.checklist import Checklist, Codes
 from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.compliance import Compliance
+from trainmem_audit.documents.contract import RngContract
 from trainmem_audit.documents.disclosures import Disclosures
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Statement
@@ -44,6 +45,7 @@ class Pair:
 PAIRS = (
     Pair("statement", Statement),
     Pair("verification", Verification),
+    Pair("rng-contract", RngContract),
     Pair("disclosures", Disclosures),
     Pair("checklist", Checklist),
     Pair("findings", Codes),
@@ -54,6 +56,7 @@ PAIRS = (
 READERS: dict[str, Callable[[bytes], object]] = {
     "statement": lambda data: Statement.parse(data, "vector"),
     "verification": lambda data: Verification.parse(data, "vector"),
+    "rng-contract": lambda data: RngContract.parse(data, "vector"),
     "disclosures": parse_disclosures,
     "checklist": lambda data: Checklist.parse(data, "vector"),
     "findings": lambda data: Codes.parse(data, "vector"),

@@ -19,8 +19,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
     (
-        *("privacy", "commitments", "merkle", "snapshots", "sizes", "lineforms", "steplog", "sidefiles", "divergence"),
-        *("conformance", "versions", "gathering", "checks"),
+        *("privacy", "commitments", "merkle", "contract", "snapshots", "sizes", "lineforms", "steplog", "sidefiles"),
+        *("divergence", "conformance", "versions", "gathering", "checks"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),

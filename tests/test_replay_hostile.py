@@ -127,8 +127,10 @@ def test_the_states_of_many_generators_fit_into_a_replay(tmp_path: Path) -> None
     where = lay_out(tmp_path / "author", text={"train.py": GENERATORS})
     assert recorded(where, "train.py", home=tmp_path / "home").returncode == 0
     manifest = statement_of(where / "run").predicate
-    padded = {f"extra{n}": manifest.rng_contract["torch.cpu"] for n in range(40)}
-    contract = manifest.model_copy(update={"rng_contract": {**manifest.rng_contract, **padded}})
+    streams = manifest.rng_contract.streams
+    streams |= {f"extra{n}": streams["torch.cpu"] for n in range(40)}
+    inner = manifest.rng_contract.model_copy(update={"streams": streams})
+    contract = manifest.model_copy(update={"rng_contract": inner})
     assert len(contract.model_dump_json()) > 2**18  # twice what one word of a command line may hold
     (tmp_path / "replay" / "tree").mkdir(parents=True)
     shutil.copyfile(where / "train.py", tmp_path / "replay" / "tree" / "train.py")

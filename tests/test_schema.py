@@ -227,6 +227,13 @@ def test_a_line_feed_at_the_end_is_part_of_a_text() -> None:
     assert findings(document) == ["/predicate/run/id"]
 
 
+def test_our_validator_goes_on_behind_a_reference_to_a_whole_file() -> None:
+    document = builders.statement_json()
+    name = next(iter(document["predicate"]["rngContract"]["canary"]))
+    document["predicate"]["rngContract"]["canary"][name] += "\n"
+    assert findings(document) == [f"/predicate/rngContract/canary/{name}"]
+
+
 def test_an_integer_is_not_a_float() -> None:
     document = builders.statement_json()
     document["predicate"]["stepLogs"][0]["rank"] = 0.0

@@ -103,7 +103,7 @@ def start_states(statement: Statement, ending: str) -> dict[str, object]:
     def words(stream: Stream) -> list[int]:
         return [int(word) for word in np.frombuffer(base64.b64decode(stream.state), "<u4")]
 
-    contract = statement.predicate.rng_contract
+    contract = statement.predicate.rng_contract.streams
     states: dict[str, object] = {name: words(contract[name]) for name in ("python", "numpy") if name in contract}
     states["torch.cpu"] = list(base64.b64decode(contract["torch.cpu"].state))
     return states | {"numpy.entropy": json.loads(ending).get("numpy.entropy", [])}

@@ -33,6 +33,7 @@ from trainmem_audit.canonical import (
     value_digest,
 )
 from trainmem_audit.documents.common import SCHEMA_VERSION
+from trainmem_audit.documents.declared import parse_contract
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 from trainmem_audit.documents.steplog import LOG_FORMAT
 from trainmem_audit.envelope import seal
@@ -45,6 +46,7 @@ __all__ = ["DOCUMENTS", "FOLDER", "RUNS", "SEED", "Case", "RunCase", "TinyRun", 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "schema" / "draft" / "vectors"
 RULES = "rules"
+CONTRACTS = Path(__file__).parent / "contracts" / "valid"
 SEED = bytes(range(32))
 """The private key of every vector (RFC 8032 § 5.1.5). It is published: it proves nothing."""
 MEND = "make generated"
@@ -343,6 +345,52 @@ def compliance_cases() -> Iterator[Case]:
     yield make.invalid("exit-code-as-text", "a number", "/exitCode", lambda c: c.update(exitCode="1"))
 
 
+def contract_cases() -> Iterator[Case]:
+    """Give the cases of the RNG contract."""
+    declared = parse_contract((CONTRACTS / "everything.toml").read_bytes(), "everything.toml").to_json()
+    consumed = {"beforeTraining": True, "steps": 6, "inside": 4, "first": 0, "last": 5, "epochs": 1, "workers": 0}
+    recorded = {
+        "purpose": ["init", "order"], "scope": "process", "seeds": ["7"], "consumed": consumed, "pairing": "shared",
+        "stability": "release",
+    }  # fmt: skip
+    least = {
+        "contractVersion": SCHEMA_VERSION, "streams": BEGIN["streams"], "canary": {"draw": blake3(b"draw").hexdigest()}
+    }  # fmt: skip
+    make = Faults(least)
+    yield make.valid("least", "the start states and the canary are all that a writer must give")
+    yield make.valid("recorded", "what moved a stream, and when", lambda c: c["streams"]["numpy"].update(recorded))
+    yield make.valid("declared", "everything that an author may declare", lambda c: c.update(declared=declared))
+    yield make.invalid("unknown-member", "the contract is closed", "/verdict", lambda c: c.update(verdict="ok"))
+    yield make.invalid("no-canary", "the canary is required", "/canary", lambda c: c.pop("canary"))
+    yield make.invalid(
+        "another-version", "its version is exact", "/contractVersion", lambda c: c.update(contractVersion="9.0.0")
+    )
+    yield make.invalid(
+        "unknown-purpose",
+        "purposes are closed; what is not known is `unknown`",
+        "/streams/numpy/purpose/0",
+        lambda c: c["streams"]["numpy"].update(purpose=["weather"]),
+    )
+    yield make.invalid(
+        "seed-as-number",
+        "seeds are text: they may exceed 2^53",
+        "/declared/streams/numpy/seed",
+        lambda c: c.update(declared={"contractVersion": SCHEMA_VERSION, "streams": {"numpy": {"seed": 7}}}),
+    )
+    yield make.invalid(
+        "declared-without-version",
+        "what is declared has a version of its own",
+        "/declared/contractVersion",
+        lambda c: c.update(declared={"order": {"scheme": "fixed"}}),
+    )
+    yield make.invalid(
+        "unknown-scheme",
+        "schemes are closed",
+        "/declared/order/scheme",
+        lambda c: c.update(declared={"contractVersion": SCHEMA_VERSION, "order": {"scheme": "sorted"}}),
+    )
+
+
 def json_cases() -> Iterator[Case]:
     """Give texts that are, or are not, JSON as our documents are: RFC 8785 can write them, and they hold no float."""
     yield Case("plain", b'{"a":[1,-1,true,null,"\xc3\xa9"]}', "what all documents are made of")
@@ -493,6 +541,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Case]]] = {
     "statement": statement_cases,
     "step-log": line_cases,
     "verification": verification_cases,
+    "rng-contract": contract_cases,
     "disclosures": disclosures_cases,
     "checklist": checklist_cases,
     "findings": findings_cases,
@@ -648,7 +697,10 @@ class TinyRun:
             "command": BEGIN["command"] | {"arguments": [], "interpreterOptions": []},
             "environment": BEGIN["environment"],
             "numericProfile": {"import": {"threads": 1}} | ({"end": {"threads": 1}} if self.ended else {}),
-            "rngContract": BEGIN["streams"],
+            "rngContract": {
+                "contractVersion": "0.1.0-draft", "streams": BEGIN["streams"],
+                "canary": {"draw": blake3(b"draw").hexdigest()},
+            },
             "seeds": [],
             "canary": {"draw": blake3(b"draw").hexdigest()},
             "sources": sources | {"optimizer.momentum": _component("S1", "micro")},
@@ -703,6 +755,7 @@ class WorkedExample(TinyRun):
         """Return what follows from so little."""
         less: Members = {
             "numericProfile": {"end": {}}, "canary": {}, "order": {}, "files": [],
+            "rngContract": super().predicate(lines)["rngContract"] | {"canary": {}},
             "sources": {"model.params": _component("S3", "macro")},
         }  # fmt: skip
         optional = {"seeds", "folders", "snapshots", "declared", "notRecorded"}

@@ -15,6 +15,7 @@ from typing import Any
 from trainmem_audit import __version__
 from trainmem_audit.canonical import canonical_bytes
 from trainmem_audit.commitments import MAX_BYTES, disclosures_bytes, open_commitments, parse_disclosures
+from trainmem_audit.contract import contract_members
 from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
 from trainmem_audit.documents.manifest import (
     PAYLOAD_TYPE,
@@ -108,7 +109,7 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "command": begin.command,
         "environment": begin.environment,
         "numeric_profile": log.profiles,
-        "rng_contract": log.streams,
+        "rng_contract": contract_members(begin, log.streams, log.seeds, log.canary, log.moves),
         "seeds": tuple(log.seeds),
         "canary": log.canary,
         "sources": log.components,

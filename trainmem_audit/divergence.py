@@ -9,16 +9,14 @@ step comes before the step itself.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from blake3 import blake3
-
 from trainmem_audit.canonical import canonical_bytes, component_digest, parse_float_text
+from trainmem_audit.contract import stream_digest
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
-from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step, Stream
+from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step
 from trainmem_audit.errors import FormatError
 from trainmem_audit.sidefiles import split_digests
 
@@ -95,7 +93,7 @@ class Group:
     def take(self, line: Begin | Inventory) -> None:
         """Add what a line introduces; many lines that say the same take no more memory than one."""
         for name, stream in (line.streams or {}).items():
-            self.streams.setdefault(name, _stream_digest(stream))
+            self.streams.setdefault(name, stream_digest(stream))
         if isinstance(line, Inventory):
             self.components.update(line.components or {})
             self.loaders.update(line.loaders or {})
@@ -431,15 +429,6 @@ def _where(found: Difference) -> str:
     if all(len(tensor.shape) == 1 for tensor in tensors):
         return "Only biases and norms differ: usually a sum in another order, by another number of threads."
     return ""
-
-
-def _stream_digest(stream: Stream) -> str:
-    """Return the digest that the log gives for a stream in this state (`sources.streams`)."""
-    try:
-        data = base64.b64decode(stream.state)
-    except ValueError as error:
-        raise FormatError("the state of a random stream is not base64", where=stream.library, got=str(error)) from None
-    return blake3(data if stream.gauss is None else data + stream.gauss.encode()).hexdigest()
 
 
 def _rank(component: str) -> int:

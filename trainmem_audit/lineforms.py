@@ -64,6 +64,11 @@ class FittingStep:
         return {name: self._match[group].decode() for name, group in self._form.state.items()}
 
     @property
+    def rng(self) -> dict[str, str]:
+        """The digests of the random streams."""
+        return {name: self._match[group].decode() for name, group in self._form.rng.items()}
+
+    @property
     def model(self) -> Step:
         """The line as the whole check returns it."""
         step: Step = Step.parse(self._match.string, "a step line")
@@ -74,12 +79,13 @@ class LineForm:
     """The form of one step line, given the members that it was parsed to (in their order in the line).
 
     It is a pattern, and the numbers of its groups: of all digests, of the step's number, of digest and count of the
-    samples (0 where there are no indices), of the digests of the components, and of the values with their digests.
+    samples (0 where there are no indices), of the digests of components and streams, and of values with their digests.
     """
 
     def __init__(self, members: dict[str, Any]) -> None:
         self.i = self.index = self.n = self._groups = 0
         self.state: dict[str, int] = {}
+        self.rng: dict[str, int] = {}
         self._digests: list[int] = []  # never empty: there is the chain
         self._values: list[tuple[int, int]] = []
         pattern = _object((name, self._member(name, member)) for name, member in members.items())
@@ -106,9 +112,9 @@ class LineForm:
             case "order":
                 return _object((part, self._sample(part, value)) for part, value in member.items())
             case "rng":
-                return _object((stream, self._digest()) for stream in member)
+                return _object((stream, self._named(self.rng, stream)) for stream in member)
             case "state":
-                return _object((component, self._state(component)) for component in member)
+                return _object((component, self._named(self.state, component)) for component in member)
             case "values":
                 return _object((component, self._value(component, values)) for component, values in member.items())
             case "scalars":
@@ -124,9 +130,9 @@ class LineForm:
         self._digests.append(self._groups)
         return _DIGEST
 
-    def _state(self, component: str) -> bytes:
+    def _named(self, groups: dict[str, int], name: str) -> bytes:
         pattern = self._digest()
-        self.state[component] = self._groups
+        groups[name] = self._groups
         return pattern
 
     def _value(self, component: str, values: Any) -> bytes:

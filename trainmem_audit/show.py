@@ -48,6 +48,7 @@ def statement_text(
 ) -> str:
     """Return the statement as text that ends in a line feed; `signature` is the verdict on it, where there is one."""
     manifest = statement.predicate
+    streams = manifest.rng_contract.streams
     rows = [
         ("run", manifest.run.id),
         ("signature", _signature(signature)),
@@ -56,7 +57,7 @@ def statement_text(
         ("steps", _steps(manifest)),
         *_components(manifest),
         *_loaders(manifest),
-        ("streams", _listed([f"{name} ({item.algorithm})" for name, item in sorted(manifest.rng_contract.items())])),
+        ("streams", _listed([f"{name} ({item.algorithm})" for name, item in sorted(streams.items())])),
         *_seeds(manifest),
         ("environment", _machine(manifest)),
         ("packages", _packages(manifest)),

@@ -20,6 +20,7 @@ from trainmem_audit.canonical import (
     split_line,
     value_digest,
 )
+from trainmem_audit.contract import StreamCollector
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.steplog import (
     Begin,
@@ -31,7 +32,6 @@ from trainmem_audit.documents.steplog import (
     Inventory,
     Line,
     Loader,
-    Order,
     Seed,
     Snapshot,
     SourceFile,
@@ -40,7 +40,7 @@ from trainmem_audit.documents.steplog import (
     parse_line,
 )
 from trainmem_audit.errors import FormatError
-from trainmem_audit.lineforms import FittingStep, LineForms, Samples
+from trainmem_audit.lineforms import FittingStep, LineForms
 from trainmem_audit.merkle import MerkleTree
 from trainmem_audit.snapshots import snapshot_name
 
@@ -96,15 +96,18 @@ class LogSummary:
     files: dict[str, SourceFile] = field(default_factory=dict)
     seeds: list[Seed] = field(default_factory=list)
     folders: dict[str, Folder] = field(default_factory=dict)
+    moves: StreamCollector = field(default_factory=StreamCollector)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     commitments: dict[str, str] = field(default_factory=dict)
     _parts: int = 0
 
     def take(self, line: Line) -> None:
         """Add one line."""
+        if isinstance(line, Step):
+            self.take_step(line)
+            return
+        self.moves.take(line)
         match line:
-            case Step():
-                self.take_step(line.order)
             case Begin():
                 self.begin = line
                 self._keep_first(self.streams, line.streams)
@@ -117,9 +120,11 @@ class LogSummary:
                 self.end = line
                 self.profiles["end"] = line.profile or {}
 
-    def take_step(self, order: Order | Samples | None) -> None:
-        """Add one step line, of which nothing but its samples counts here."""
+    def take_step(self, line: Step | FittingStep) -> None:
+        """Add one step line, of which its samples and random streams count here."""
         self.steps += 1
+        self.moves.take_step(line.i, line.rng)
+        order = line.order
         if order is not None and order.index is not None:
             self.indexed_samples += order.n
 
@@ -264,7 +269,7 @@ class LogReader(_Log):
         if head.hex().encode() != line_chain(line):
             return None
         self._extend(head, line)
-        self.summary.take_step(step.order)
+        self.summary.take_step(step)
         return step
 
     def _check_whole(self, line: bytes) -> Line:
@@ -296,6 +301,10 @@ class LogReader(_Log):
             case Inventory():
                 self._position(line.i, where)
                 self._known(line.state or {}, log.components, where)
+                self._known(line.draws or {}, log.streams, where)
+                for worker in line.workers or ():
+                    self._known((worker.loader,), log.loaders, where)
+                    self._known((*worker.streams, *worker.consumed), log.streams, where)
             case Epoch():
                 self._position(line.i, where)
                 self._known((line.loader,), log.loaders, where)

@@ -31,6 +31,7 @@ from trainmem_audit.assemble import manifest_members
 from trainmem_audit.attestations import Attested, Judges, examine_attestations, groups_of_people
 from trainmem_audit.canonical import canonical_bytes, first_changed_line, loads_strict
 from trainmem_audit.commitments import MAX_BYTES, closed, open_commitments, parse_disclosures
+from trainmem_audit.contract import as_stated
 from trainmem_audit.documents.attestations import FILE_NAME as ATTESTATIONS
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
@@ -546,6 +547,7 @@ def _disagreements(manifest: Manifest, log: LogSummary) -> list[Finding]:
     except (FormatError, ValueError) as error:
         return [_other("LOG-STATEMENT", STEP_FILE, "no statement follows from the log", "one", str(error))]
     signed = manifest.to_json()
+    derived["rngContract"] = as_stated(derived["rngContract"], signed["rngContract"])
     free = {"producer", "declared", "notRecorded", "checklistVersion", "schemaVersion", "derivedFrom", "extensions"}
     names = sorted(name for name in (derived.keys() | signed.keys()) - free if derived.get(name) != signed.get(name))
     message = "the statement does not say what the log says"

@@ -45,7 +45,7 @@ def _software_stack(record: Record) -> Outcome:
     where = "statement: predicate.environment.packages"
     if not environment.packages:
         return failed("recorded", "no package is recorded", where=where, expected="names and versions", got="none")
-    libraries = {stream.library for stream in record.manifest.rng_contract.values()} - {"python"}
+    libraries = {stream.library for stream in record.manifest.rng_contract.streams.values()} - {"python"}
     if missing := sorted(libraries - environment.packages.keys()):
         message = "a library whose generator was used has no version in the record"
         return failed("recorded", message, where=where, expected=", ".join(missing), got="other packages")
@@ -57,7 +57,7 @@ def _device(record: Record) -> Outcome:
     """TM-ENV-003: the device, on a GPU with its number of multiprocessors."""
     manifest = record.manifest
     profile = {name: value for part in manifest.numeric_profile.values() for name, value in part.items()}
-    on_gpu = any(stream.device.startswith("cuda") for stream in manifest.rng_contract.values())
+    on_gpu = any(stream.device.startswith("cuda") for stream in manifest.rng_contract.streams.values())
     if on_gpu or any(name.startswith("cuda") for name in profile):
         missing = [name for name in ("cudaDevice", "cudaMultiprocessors") if not profile.get(name)]
         if missing:

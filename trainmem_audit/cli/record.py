@@ -56,6 +56,14 @@ def _record(
             help="Commit to git commit, remote, author and places, by salted digests that you may open later.",
         ),
     ] = True,
+    contract: Annotated[
+        Path | None,
+        typer.Option(
+            "--rng-contract",
+            metavar="FILE",
+            help="What you declare of random streams. Default: rng-contract.toml here.",
+        ),
+    ] = None,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
     snapshots: Annotated[
         int, typer.Option(metavar="EVERY", min=0, help="Keep all tensors of the state after every so many steps.")
@@ -74,10 +82,13 @@ def _record(
     Only steps in this process are recorded: trainers started in other processes are not followed. The exit code is the
     script's, or 3 when the script ended well and the recording failed.
     """
+    from trainmem_audit.documents.declared import find_contract
+
     if anonymous and key is not None:
         remedy = "leave --key out; a key of your own can be linked later: trainmem-audit sign"
         raise UsageError("--anonymous makes a fresh key, and --key names another", where="--key", remedy=remedy)
     require_recordable(target, module)
+    declared = find_contract(contract, Path.cwd())
     directory = _new_run_dir(run_dir)
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
     order = _order(target, arguments or [], module, directory)
@@ -87,6 +98,7 @@ def _record(
         "inputs": [str(path.absolute()) for path in inputs or ()],
         "variables": env or [],
         "tensorBudget": tensor_budget * 2**20,
+        "contract": None if declared is None else declared.to_json(),
         "snapshotEvery": snapshots,
         "snapshotAt": snapshot_at or [],
         "quiet": quiet,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -29,7 +29,7 @@ __all__ = [
     "Timestamp",
 ]
 
-SCHEMA_VERSION = "0.1.0-draft"
+SCHEMA_VERSION: Final = "0.1.0-draft"
 """The version of the schemas that these models agree with (`schema/draft/` until there is a release)."""
 MOST_EXTENSIONS = 64
 

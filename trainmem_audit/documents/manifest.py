@@ -20,6 +20,7 @@ from trainmem_audit.documents.common import (
     Sequence,
     Timestamp,
 )
+from trainmem_audit.documents.contract import RngContract
 from trainmem_audit.documents.steplog import (
     MOST_FOLDERS,
     Command,
@@ -31,7 +32,6 @@ from trainmem_audit.documents.steplog import (
     Producer,
     Seed,
     SourceFile,
-    Stream,
 )
 
 __all__ = [
@@ -128,7 +128,7 @@ class Manifest(Document):
     command: Command
     environment: Environment
     numeric_profile: dict[Literal["import", "firstStep", "end"], dict[Name, Scalar]]
-    rng_contract: dict[Name, Stream]
+    rng_contract: RngContract
     seeds: Sequence[Seed] = ()
     canary: dict[Name, Digest]
     sources: dict[Name, Component]

@@ -11,6 +11,7 @@ from pydantic import Field
 from trainmem_audit.documents.common import Count, Document, Name
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Manifest, Statement
+from trainmem_audit.documents.record_order import OrderFacts, StreamFacts
 
 __all__ = ["ComponentFacts", "Facts", "Record", "StepFacts"]
 
@@ -60,6 +61,8 @@ class Facts(Document):
     ended: bool
     steps: StepFacts = StepFacts()
     components: dict[Name, ComponentFacts] = Field(default_factory=dict)
+    order: OrderFacts = OrderFacts()
+    streams: StreamFacts = StreamFacts()
 
 
 class Record(Document):

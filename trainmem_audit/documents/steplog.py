@@ -25,6 +25,7 @@ from trainmem_audit.documents.common import (
     Sequence,
     Timestamp,
 )
+from trainmem_audit.documents.declared import DeclaredContract, Purpose
 from trainmem_audit.errors import FormatError
 
 __all__ = [
@@ -46,11 +47,13 @@ __all__ = [
     "Loader",
     "Order",
     "Producer",
+    "Resumed",
     "Seed",
     "SourceFile",
     "Step",
     "Stream",
     "Unknown",
+    "WorkerStart",
     "parse_line",
 ]
 
@@ -61,7 +64,8 @@ CommandText = Annotated[str, Field(max_length=2**20, pattern=r"^[^\x00]*$")]
 """What can stand on a command line."""
 MOST_FOLDERS = 1000
 MOST_NAMES = 1000
-"""How many directories are listed in a record, and how many names of one of them."""
+MOST_NUMBERS = 64
+"""How many directories are listed in a record, how many names of one of them, and how many numbers of a data set."""
 Values = dict[Name, Any]
 """The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
 
@@ -198,6 +202,26 @@ class Seed(Document):
     imposed: Flag | None = None
 
 
+class Resumed(Document):
+    """An optimizer was given a saved state: its class, and the steps that the state had behind it, if known."""
+
+    optimizer: Name
+    steps: Count | None = None
+
+
+class WorkerStart(Document):
+    """A worker process of a loader, when it was ready for its first batch.
+
+    `streams` are the digests of its random streams then, `consumed` those of them that its first batch drew from.
+    """
+
+    loader: Name
+    epoch: Count
+    worker: Count
+    streams: dict[Name, Digest]
+    consumed: Sequence[Name] = ()
+
+
 class Begin(Document):
     """The first line: what is known before the script runs."""
 
@@ -214,6 +238,7 @@ class Begin(Document):
     environment: Environment
     streams: dict[Name, Stream]
     tensor_budget: Count
+    declared_contract: DeclaredContract | None = None
     extensions: Extensions | None = None
 
 
@@ -234,12 +259,19 @@ class Inventory(Document):
     files: Sequence[SourceFile] | None = None
     seeds: Sequence[Seed] | None = None
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] | None = None
+    draws: dict[Name, Sequence[Purpose]] | None = None
+    workers: Sequence[WorkerStart] | None = None
+    resumed: Sequence[Resumed] | None = None
     commitments: dict[Name, Digest] | None = None
     extensions: Extensions | None = None
 
 
 class Epoch(Document):
-    """A data loader began an epoch of training: `rng` are the streams as they were when its iterator was made."""
+    """A data loader began an epoch of training: `rng` are the streams as they were when its iterator was made.
+
+    `sampler_epoch` is the epoch that the sampler was told (`set_epoch`), `worker_seed` what the seeds of its workers
+    follow from, `data` the numbers among the data set's own attributes, when they are not those of the epoch before.
+    """
 
     kind: ClassVar[str] = "epoch"
     chain: Digest
@@ -248,16 +280,23 @@ class Epoch(Document):
     epoch: Count
     loader: Name
     rng: dict[Name, Digest]
+    sampler_epoch: Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)] | None = None
+    worker_seed: Annotated[str, Field(pattern=r"^-?[0-9]{1,20}$")] | None = None
+    data: Annotated[dict[Name, Scalar], Field(max_length=MOST_NUMBERS)] | None = None
     extensions: Extensions | None = None
 
 
 class Order(Document):
-    """The batches consumed by one step: digests of the sample indices (where there are any) and of the content."""
+    """The batches consumed by one step: digests of the sample indices (where there are any) and of the content.
+
+    `parts` is [loader, epoch, samples] for each, where not all samples are of the epoch that began last.
+    """
 
     index: Digest | None = None
     content: Digest
     n: Count
     batches: Count
+    parts: Sequence[tuple[Name, Count, Count]] | None = None
 
 
 class Step(Document):

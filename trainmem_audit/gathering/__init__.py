@@ -10,7 +10,9 @@ from __future__ import annotations
 from trainmem_audit.documents.record import Facts
 from trainmem_audit.documents.steplog import End, Line
 from trainmem_audit.gathering.components import ComponentCollector
+from trainmem_audit.gathering.order import OrderCollector
 from trainmem_audit.gathering.steps import StepCollector
+from trainmem_audit.gathering.streams import StreamCollector
 
 __all__ = ["Gatherer"]
 
@@ -23,6 +25,8 @@ class Gatherer:
         self._ended = False
         self._steps = StepCollector()
         self._components = ComponentCollector()
+        self._order = OrderCollector()
+        self._streams = StreamCollector()
 
     def take(self, line: Line) -> None:
         """Add one line that the reader has checked."""
@@ -30,12 +34,22 @@ class Gatherer:
         self._ended = isinstance(line, End)
         self._steps.take(line)
         self._components.take(line)
+        self._order.take(line)
+        self._streams.take(line)
 
     def indices(self, chunk: bytes) -> None:
         """Add sample indices (int64, little-endian) of the step that was taken last; `sidefiles` checks them later."""
+        self._order.indices(chunk)
 
     def finish(self, whole: bool) -> Facts | None:
         """Return the facts, or `None` if there was no line; `whole` says whether the log was read to its end."""
         if not self._started:
             return None
-        return Facts(whole=whole, ended=self._ended, steps=self._steps.finish(), components=self._components.finish())
+        return Facts(
+            whole=whole,
+            ended=self._ended,
+            steps=self._steps.finish(),
+            components=self._components.finish(),
+            order=self._order.finish(),
+            streams=self._streams.finish(),
+        )

@@ -23,10 +23,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import worker as worker_module
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 from torch.utils.hooks import RemovableHandle
 
 from trainmem_audit.recording.session import Session
+from trainmem_audit.recording.workers import watch_worker
 
 __all__ = ["install"]
 
@@ -56,6 +58,8 @@ def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
         hooks.optimizers(),
         hooks.modules(),
         *hooks.loaders(),
+        hooks.workers(),
+        hooks.resuming(),
         *hooks.schedulers(),
         hooks.scalers(),
         hooks.backward(),
@@ -148,17 +152,21 @@ class _Hooks:
     # Forwards: the outermost, per thread ---------------------------------------------------------------------------
 
     def modules(self) -> Callable[[], None]:
-        threads = self._threads
+        session, threads = self._session, self._threads
 
         def before(module: torch.nn.Module, args: Any) -> None:
             if not torch.compiler.is_compiling():
                 threads.depth += 1
+                if threads.depth == 1 and session.looking:
+                    self._tell(session.look)
 
         def after(module: torch.nn.Module, args: Any, *rest: Any) -> None:
             if not torch.compiler.is_compiling():
                 threads.depth = max(0, threads.depth - 1)
                 if threads.depth == 0 and len(rest) == 2:  # keywords and output; a forward that raised has no keywords
-                    self._tell(self._session.on_forward, module, args, rest[0])
+                    if session.looking:
+                        self._tell(session.look_after_forward, module)
+                    self._tell(session.on_forward, module, args, rest[0])
 
         handles = [
             torch.nn.modules.module.register_module_forward_pre_hook(before),
@@ -178,14 +186,18 @@ class _Hooks:
         session = self._session
 
         def make_iterator(real: Any, loader: Any) -> Any:
-            epoch = self._tell(session.on_iterator, loader)
+            epoch = self._tell(session.on_iterator, loader, _forks(loader))
             self._tell(self._note_workers, loader)
             iterator = real(loader)
             iterator._trainmem_epoch = epoch
+            if epoch is not None:
+                self._tell(session.after_iterator, epoch, iterator)
             return iterator
 
         def next_index(real: Any, iterator: Any) -> Any:
+            self._look("augment")
             iterator._trainmem_index = index = real(iterator)
+            self._look("order")
             return index
 
         def put_index(real: Any, iterator: Any) -> None:
@@ -206,7 +218,9 @@ class _Hooks:
             return result
 
         def next_batch(real: Any, iterator: Any) -> Any:
+            self._look()
             batch = real(iterator)
+            self._look("augment")
             several = isinstance(iterator, _MultiProcessingDataLoaderIter)
             index = vars(iterator).get("_trainmem_handed" if several else "_trainmem_index")
             self._tell(session.on_batch, vars(iterator).get("_trainmem_epoch"), index, batch)
@@ -220,6 +234,27 @@ class _Hooks:
             _wrap(_MultiProcessingDataLoaderIter, "_get_data", get_data),
             _wrap(_MultiProcessingDataLoaderIter, "_process_data", process_data),
         ]
+
+    def _look(self, *purpose: str) -> None:
+        if self._session.looking:
+            self._tell(self._session.look, *purpose)
+
+    def workers(self) -> Callable[[], None]:
+        """Look at the streams of forked workers, where torch makes the watchdog that they ask before every batch."""
+        session = self._session
+
+        def make(real: Any) -> Any:
+            return watch_worker(real(), session.digest_worker_streams, session.slots)
+
+        return _wrap_function(worker_module, "ManagerWatchdog", make)
+
+    def resuming(self) -> Callable[[], None]:
+        def load(real: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            result = real(optimizer, *args, **kwargs)
+            self._tell(self._session.on_resumed, optimizer)
+            return result
+
+        return _wrap(torch.optim.Optimizer, "load_state_dict", load)
 
     def _note_workers(self, loader: Any) -> None:
         if getattr(loader, "num_workers", 0) and not _forks(loader):

@@ -24,6 +24,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from trainmem_audit.assemble import foreign_files
+from trainmem_audit.documents.declared import DeclaredContract
 from trainmem_audit.documents.steplog import Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
@@ -49,9 +50,9 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
         `kind` (script | module), `entry` (path or module name), `runDir`, `cwd`, `nonce`, `command` (as recorded), and
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
         `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `facts` (to commit to),
-        `anonymous`, `mayMove`, `imposed` ({streams, threads, seeds, sameCode}), `dump` ([step, file]), `quiet`,
-        `madeDir`; for `twice` also `starts` (what single random streams start from) and `pins` ({names, clockStart,
-        watch, places, root}).
+        `anonymous`, `contract` (what the author declares), `mayMove`, `imposed` ({streams, threads, seeds, sameCode}),
+        `dump` ([step, file]), `quiet`, `madeDir`; for `twice` also `starts` (what single random streams start from) and
+        `pins` ({names, clockStart, watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -263,7 +264,7 @@ def _imported_code(module: ModuleType, name: str) -> CodeType:
 
 
 def _options(order: dict[str, Any], path: Path) -> Options:
-    imposed, dump = order.get("imposed"), order.get("dump")
+    imposed, dump, contract = order.get("imposed"), order.get("dump"), order.get("contract")
     return Options(
         run_dir=Path(order["runDir"]),
         cwd=Path(order["cwd"]),
@@ -280,6 +281,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         directories=tuple(argument_directories(order["arguments"], order["command"].get("arguments", ()))),
         imposed=None if imposed is None else _imposed(imposed),
         may_move=bool(order.get("mayMove")),
+        contract=None if contract is None else DeclaredContract.parse(json.dumps(contract).encode(), "contract"),
         dump=None if dump is None else (dump[0], Path(dump[1])),
         snapshot_every=order.get("snapshotEvery", 0),
         snapshot_at=frozenset(order.get("snapshotAt", ())),

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import trainmem_audit.recording.session  # noqa: F401  (torch is wanted here: import it before recording begins)
+from trainmem_audit.documents.declared import find_contract
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.errors import UsageError
 from trainmem_audit.keys import Signer, load_or_make_project_key
@@ -35,6 +36,8 @@ class Recorder:
         Bytes of tensor digests that are kept (the rest is thinned).
     inputs:
         Files that the training reads, for readers that Python does not see.
+    rng_contract:
+        The file that declares random streams and order; `rng-contract.toml` in the working directory if left out.
     snapshots:
         Keep the tensors of the state after every so many steps; 0 keeps none.
     commitments:
@@ -62,6 +65,7 @@ class Recorder:
         signer: Signer | None = None,
         tensor_budget: int = DEFAULT_TENSOR_BUDGET,
         inputs: tuple[str | Path, ...] = (),
+        rng_contract: str | Path | None = None,
         snapshots: int = 0,
         commitments: bool = True,
     ) -> None:
@@ -71,6 +75,7 @@ class Recorder:
         self._signer = signer
         self._tensor_budget = tensor_budget
         self._inputs = tuple(Path(path) for path in inputs)
+        self._rng_contract = None if rng_contract is None else Path(rng_contract)
         self._snapshots = snapshots
         self._commitments = commitments
         self._recording: Recording | None = None
@@ -124,6 +129,7 @@ class Recorder:
             entry=entry,
             tensor_budget=self._tensor_budget,
             inputs=self._inputs,
+            contract=find_contract(self._rng_contract, Path.cwd()),
             snapshot_every=self._snapshots,
             facts=facts(Path.cwd(), entry) if self._commitments else None,
             draw_starts=False,

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from blake3 import blake3
-
 from trainmem_audit import __version__
 from trainmem_audit.assemble import recover, sign_run
+from trainmem_audit.contract import start_seed
+from trainmem_audit.documents.declared import DeclaredContract
 from trainmem_audit.documents.manifest import CODE_ELSEWHERE, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TENSOR_BUDGET", "Imposed", "Options", "Recording", "say"]
 
 DEFAULT_TENSOR_BUDGET = 64 * 2**20
-_SEED_CONTEXT = "trainmem-audit 2026-11 start of a random stream v1"
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,8 @@ class Options:
         What single streams start from instead of the nonce (`twice` pins them so).
     imposed:
         What to set instead, at replay.
+    contract:
+        What the author declares of random streams and order.
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
     snapshot_every, snapshot_at:
@@ -106,6 +107,7 @@ class Options:
     draw_starts: bool = True
     starts: Mapping[str, str] = field(default_factory=dict)
     imposed: Imposed | None = None
+    contract: DeclaredContract | None = None
     dump: tuple[int, Path] | None = None
     snapshot_every: int = 0
     snapshot_at: frozenset[int] = frozenset()
@@ -150,6 +152,7 @@ class Recording:
         options = self._options
         self._start_python()
         self._known_streams.add("python")
+        contract = {} if options.contract is None else {"declaredContract": options.contract.to_json()}
         self._writer.start(
             {
                 "t": "begin",
@@ -163,6 +166,7 @@ class Recording:
                 "environment": environment(self._places, options.variables, options.anonymous),
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
+                **contract,
             }
         )
         if options.facts or options.anonymous:
@@ -281,8 +285,7 @@ class Recording:
     def _seed(self, stream: str) -> int:
         """Return the 63-bit seed that a stream starts from, derived from the nonce."""
         nonce = self._options.starts.get(stream, self._options.nonce)
-        digest = blake3(f"{nonce} {stream}".encode(), derive_key_context=_SEED_CONTEXT).digest()
-        return int.from_bytes(digest[:8], "little") >> 1
+        return start_seed(nonce, stream)
 
     def _log_seed(self, seed: Seed) -> None:
         if os.getpid() == self._pid:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,10 @@ from blake3 import blake3
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
 from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot
+from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.snapshots import snapshot_name
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
@@ -42,17 +45,27 @@ from trainmem_audit.sources.streams import StreamSet
 __all__ = ["Session"]
 
 _FORWARDS_KEPT = 8
+_WORKER_EPOCHS = 16
+"""For how many epochs the streams of workers are written down."""
 _EVALUATION, _GRADIENTS, _TRAINING = range(3)
 _PARTS = ("state", "rng", "batch", "inputs", "line", "snapshot")
 
 
 @dataclass(eq=False)
 class EpochStart:
-    """An iterator that a loader has just made, and the random streams at that moment."""
+    """An iterator that a loader has just made, the random streams at that moment, and what decides its order.
+
+    `name` and `number` are those of the loader and the epoch in the log, once it is there.
+    """
 
     loader: weakref.ref[Any]
     description: dict[str, Any]
     rng: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    slots: Slots | None = None
+    name: str = ""
+    number: int = 0
     logged: bool = False
 
 
@@ -130,15 +143,70 @@ class Session:
         self._losses: list[str] = []
         self._loaders: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._epochs: dict[str, int] = {}
+        self._latest: EpochStart | None = None
+        self._numbers: dict[str, dict[str, Any]] = {}
+        self._draws = DrawWatch(self._streams.digests)
+        self._began = False
+        self._working: deque[EpochStart] = deque(maxlen=4)
+        self._worker_epochs = 0
+        self.slots: Slots | None = None
         self._owned: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
 
     # What torch tells us ------------------------------------------------------------------------------------------
 
-    def on_iterator(self, loader: Any) -> EpochStart:
-        """Note that a data loader is about to make an iterator (an epoch, if training follows)."""
+    def on_iterator(self, loader: Any, forks: bool = False) -> EpochStart:
+        """Note that a data loader is about to make an iterator (an epoch, if training follows), and perhaps to fork."""
         for name, generator in _loader_generators(loader):
             self._streams.add_generator(name, generator)
-        return EpochStart(weakref.ref(loader), _describe_loader(loader), self._digest_streams())
+        workers = getattr(loader, "num_workers", 0) if forks and getattr(loader, "_iterator", None) is None else 0
+        if workers:
+            self._streams.adopt()  # what the data set draws from is copied into the workers now
+        self.look()
+        epoch = EpochStart(weakref.ref(loader), _describe_loader(loader), self._digest_streams())
+        epoch.facts = _sampler_epoch(loader)
+        epoch.numbers = plain_value(numbers_of(getattr(loader, "dataset", None)))
+        self._draws.epoch(epoch.rng)
+        self._began = True
+        if workers and self._worker_epochs < _WORKER_EPOCHS:
+            self.slots = epoch.slots = Slots(workers)
+        return epoch
+
+    def after_iterator(self, epoch: EpochStart, iterator: Any) -> None:
+        """Note what the iterator has drawn when it was made."""
+        self.slots = None
+        self.look("loader")
+        if epoch.slots is not None:
+            self._working.append(epoch)
+            epoch.facts["workerSeed"] = str(iterator._base_seed)
+
+    def look(self, purpose: str | None = None) -> None:
+        """Attribute what the streams did since the last look; without a purpose, to whatever the script does."""
+        if self._draws.looking:
+            began = time.perf_counter()
+            with self._lock:
+                self._draws.look(purpose or ("unknown" if self._began else "init"))
+            self.seconds["rng"] += time.perf_counter() - began
+
+    @property
+    def looking(self) -> bool:
+        """Whether it is worth to call `look`."""
+        return self._draws.looking
+
+    def look_after_forward(self, module: torch.nn.Module) -> None:
+        """Attribute what the streams did in an outermost forward."""
+        self._began = True
+        self.look(forward_purpose(module))
+
+    def digest_worker_streams(self) -> dict[str, str]:
+        """Return the digests of the streams that a worker process has copies of, in that process."""
+        return self._streams.digests()
+
+    def on_resumed(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note that an optimizer was given a saved state."""
+        known = {"optimizer": type(optimizer).__qualname__}
+        steps = _steps_behind(optimizer)
+        resumed = known if steps is None else {**known, "steps": steps}
+        self._writer.put({"t": "inventory", "i": self.steps, "resumed": [resumed]})
 
     def on_generator(self, name: str, generator: Any) -> None:
         """Note a random generator that the script has made for itself."""
@@ -217,13 +285,16 @@ class Session:
     def after_step(self, optimizer: torch.optim.Optimizer, skipped: bool = False) -> None:
         """Record one step: called when the outermost `optimizer.step()` returns, or a scaler has skipped it."""
         with self._lock:
-            order, indices, epochs = self._consumed()
+            order, indices, used = self._consumed()
             state, digests, values = self._collect()
             self._streams.adopt()
             rng = self._digest_streams()
             began = time.perf_counter()
             self._new_streams(rng)
-            self._log_epochs(epochs)
+            self._log_epochs(used)
+            if order is not None and (parts := self._parts(used)):
+                order["parts"] = parts
+            self._log_draws()
             members: dict[str, Any] = {"t": "step", "i": self.steps, "state": state, "rng": rng}
             source = self._optimizers[id(optimizer)]
             if len(self._optimizers) > 1:
@@ -253,6 +324,7 @@ class Session:
             state, _, values = self._collect()
             rng = self._digest_streams()
             self._new_streams(rng)
+            self._log_workers(last=True)
             members: dict[str, Any] = {"i": self.steps, "state": state, "rng": rng, "profile": numeric_profile()}
             if values:
                 members["values"] = values
@@ -260,16 +332,12 @@ class Session:
 
     # Order ---------------------------------------------------------------------------------------------------------
 
-    def _consumed(self) -> tuple[dict[str, Any] | None, bytes | None, list[EpochStart]]:
-        """Return the order of this step, its sample indices, and the epochs that begin with it."""
+    def _consumed(self) -> tuple[dict[str, Any] | None, bytes | None, list[_Batch]]:
+        """Return the order of this step, its sample indices, and the batches that it consumed."""
         batches, self._pending = self._sorted_batches()
         self._open = list(self._pending)
         if not batches:
             return None, None, []
-        epochs: list[EpochStart] = []
-        for batch in batches:
-            if batch.epoch is not None and not batch.epoch.logged and batch.epoch not in epochs:
-                epochs.append(batch.epoch)
         order: dict[str, Any] = {
             "content": batches[0].content.hex()
             if len(batches) == 1
@@ -278,10 +346,10 @@ class Session:
             "batches": len(batches),
         }
         if any(batch.indices is None for batch in batches):
-            return order, None, epochs
+            return order, None, batches
         indices = b"".join(batch.indices or b"" for batch in batches)
         order["index"] = blake3(indices).hexdigest()
-        return order, indices, epochs
+        return order, indices, batches
 
     def _sorted_batches(self) -> tuple[list[_Batch], list[_Batch]]:
         """Return the batches of this step, and those that were fetched ahead for the next.
@@ -309,15 +377,61 @@ class Session:
             return None
         return _EVALUATION if all(mode == _EVALUATION for _, mode in batch.forwards) else _TRAINING
 
-    def _log_epochs(self, epochs: list[EpochStart]) -> None:
-        for epoch in epochs:
-            name = self._loader_name(epoch)
-            number = self._epochs.get(name, -1) + 1
-            self._epochs[name] = number
-            epoch.logged = True
+    def _log_epochs(self, used: list[_Batch]) -> None:
+        """Write down the epochs that begin with these batches."""
+        for batch in used:
+            epoch = batch.epoch
+            if epoch is None or epoch.logged:
+                continue
+            epoch.logged, epoch.name = True, self._loader_name(epoch)
+            epoch.number = self._epochs[epoch.name] = self._epochs.get(epoch.name, -1) + 1
+            self._latest = epoch
             self._new_streams(epoch.rng)
-            members = {"t": "epoch", "i": self.steps, "epoch": number, "loader": name, "rng": epoch.rng}
-            self._writer.put(members)
+            members = {"t": "epoch", "i": self.steps, "epoch": epoch.number, "loader": epoch.name, "rng": epoch.rng}
+            if epoch.numbers and self._numbers.get(epoch.name) != epoch.numbers:
+                self._numbers[epoch.name] = members["data"] = epoch.numbers
+            self._writer.put(members | epoch.facts)
+
+    def _parts(self, used: list[_Batch]) -> list[list[Any]]:
+        """Return whose the samples of a step are, where they are not all of the epoch that began last."""
+        if all(batch.epoch is self._latest or batch.epoch is None for batch in used):
+            return []
+        parts: list[list[Any]] = []
+        for batch in used:
+            epoch = batch.epoch or self._latest
+            assert epoch is not None
+            if parts and parts[-1][:2] == [epoch.name, epoch.number]:
+                parts[-1][2] += batch.size
+            else:
+                parts.append([epoch.name, epoch.number, batch.size])
+        return parts
+
+    def _log_draws(self) -> None:
+        """Write down what streams were seen to be drawn from for, and what workers have told."""
+        self.look()
+        if draws := self._draws.step(self.steps):
+            self._writer.put({"t": "inventory", "i": self.steps, "draws": draws})
+        if self._working:
+            self._log_workers()
+
+    def _log_workers(self, last: bool = False) -> None:
+        for epoch in [epoch for epoch in self._working if epoch.logged and epoch.slots is not None]:
+            assert epoch.slots is not None
+            found = [
+                {
+                    "loader": epoch.name,
+                    "epoch": epoch.number,
+                    "worker": worker,
+                    "streams": {name: text for name, text in report["streams"].items() if name in self._known_streams},
+                    "consumed": [name for name in report["consumed"] if name in self._known_streams],
+                }
+                for worker, report in epoch.slots.take(last).items()
+            ]
+            if found:
+                self._writer.put({"t": "inventory", "i": self.steps, "workers": found})
+            if epoch.slots.done or last:
+                self._working.remove(epoch)
+                self._worker_epochs += 1
 
     def _loader_name(self, epoch: EpochStart) -> str:
         loader = epoch.loader()
@@ -528,6 +642,33 @@ def _loader_generators(loader: Any) -> list[tuple[str, torch.Generator]]:
     return [(name, item) for name, item in found if isinstance(item, torch.Generator)]
 
 
+def _effective_sampler(loader: Any) -> Any:
+    """Return the sampler that decides the order: that of a batch sampler, where the script has made one."""
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    inner = getattr(batch_sampler, "sampler", None)
+    return sampler if inner is None else inner
+
+
+def _sampler_epoch(loader: Any) -> dict[str, Any]:
+    """Return the epoch that a sampler was told by `set_epoch`, as a member of an `epoch` line."""
+    for sampler in (_effective_sampler(loader), getattr(loader, "batch_sampler", None)):
+        epoch = getattr(sampler, "__dict__", {}).get("epoch")
+        if hasattr(sampler, "set_epoch") and type(epoch) is int and abs(epoch) < 2**53:
+            return {"samplerEpoch": epoch}
+    return {}
+
+
+def _steps_behind(optimizer: torch.optim.Optimizer) -> int | None:
+    """Return the largest step counter in an optimizer's state that can be read without waiting for a device."""
+    counters = [state.get("step") for state in optimizer.state.values() if isinstance(state, dict)]
+    known = [
+        int(counter)
+        for counter in counters
+        if isinstance(counter, (int, float)) or (isinstance(counter, torch.Tensor) and counter.device.type == "cpu")
+    ]
+    return max((number for number in known if number >= 0), default=None)
+
+
 def _describe_loader(loader: Any) -> dict[str, Any]:
     """Return the members of `documents.steplog.Loader`."""
     dataset = getattr(loader, "dataset", None)
@@ -544,6 +685,12 @@ def _describe_loader(loader: Any) -> dict[str, Any]:
         "batch_sampler": type(batch_sampler).__qualname__ if batch_sampler is not None else None,
         "replacement": getattr(sampler, "replacement", None),
     }
+    effective = _effective_sampler(loader)
+    if effective is not sampler:
+        settings |= {"inner_sampler": type(effective).__qualname__}
+        settings["replacement"] = getattr(effective, "replacement", None)
+    shard = {name: getattr(effective, "__dict__", {}).get(name) for name in ("num_replicas", "rank", "seed", "shuffle")}
+    settings |= {f"sampler_{name}": value for name, value in shard.items() if type(value) in (bool, int)}
     plain = {name: value for name, value in plain_value(settings).items() if not isinstance(value, list | dict)}
     return {
         "kind": type(loader).__qualname__,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmem_audit.documents.manifest import Manifest
-from trainmem_audit.documents.steplog import Command
+from trainmem_audit.documents.steplog import Command, Stream
 from trainmem_audit.errors import FormatError
 from trainmem_audit.privacy import REDACTED
 from trainmem_audit.recording.facts import PROFILE_VARIABLES
@@ -95,12 +95,17 @@ def _order(manifest: Manifest, tree: Path, run_dir: Path, same_code: bool = True
         "tensorBudget": 2**53 - 1,
         "quiet": True,
         "imposed": {
-            "streams": {name: stream.to_json() for name, stream in manifest.rng_contract.items()},
+            "streams": {name: _start(stream) for name, stream in manifest.rng_contract.streams.items()},
             "threads": threads if isinstance(threads, int) and 0 < threads <= 4096 else None,
             "seeds": [seed.to_json() for seed in manifest.seeds],
             "sameCode": same_code,
         },
     }
+
+
+def _start(stream: Stream) -> dict[str, Any]:
+    """Return what a stream starts from, without what a contract says of it besides."""
+    return {name: member for name, member in stream.to_json().items() if name in Stream.model_fields}
 
 
 def chosen_variables(manifest: Manifest) -> tuple[dict[str, str], list[str]]:
