@@ -80,6 +80,7 @@ def older_statement(statement: dict[str, Any], version: str) -> dict[str, Any]:
     """Return a statement as that version wrote it."""
     older: dict[str, Any] = json.loads(_older_names(json.dumps(statement)))
     older["predicate"]["schemaVersion"] = version
+    older["predicate"]["rngContract"]["contractVersion"] = version
     return older
 
 
@@ -95,6 +96,7 @@ def younger(name: str, document: dict[str, Any]) -> dict[str, Any]:
         predicate = dict(document["predicate"])
         predicate["numericProfile"] = predicate.pop("profileOfNumbers")
         predicate["command"] = _younger_command(predicate["command"])
+        predicate["rngContract"] = predicate["rngContract"] | {"contractVersion": SCHEMA_VERSION}
         return document | {"predicate": predicate}
     if "command" in document:
         return document | {"command": _younger_command(document["command"])}
