@@ -173,7 +173,9 @@ def _replicates_do_not_share_order(record: Record) -> Outcome:
                     expected=f"another order than in {first.loader}, epoch {first.epoch}",
                     got=f"the digest {str(epoch.digest)[:16]} of both",
                 )
-    return inconclusive("whether replicates share an order shows only beside their records")
+    if any(len({(epoch.optimizer, epoch.loader) for epoch in epochs}) > 1 for epochs in groups.values()):
+        return inconclusive("whether replicates share an order shows only beside their records")
+    return not_applicable("the statement names no plan: a run of its own, and no replicate of a study")
 
 
 def _resume_keeps_the_permutation(record: Record) -> Outcome:
