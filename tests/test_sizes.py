@@ -80,3 +80,18 @@ def test_values_that_have_not_the_recorded_digest_say_so(tmp_path: Path) -> None
         size(tmp_path, torch.tensor([1.0]), torch.tensor([2.0]), wrong)
         == "the values at hand are others than the log's"
     )
+
+
+def test_a_tensor_of_several_pieces_is_compared_as_one(tmp_path: Path) -> None:
+    a = torch.zeros(3, 2**18)
+    b = a.clone()
+    b[1, 5], b[2, 7] = 0.5, -2.0
+    found = size(tmp_path, a, b)
+    assert "2 of 786432 elements, by at most 2 " in found
+    assert "first at [1, 5]: 0 → 0.5" in found
+
+
+def test_a_huge_tensor_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainmem_audit.sizes._LARGEST", 2**20)
+    monkeypatch.setattr(SnapshotFile, "tensor", lambda *_: pytest.fail("it was read"))
+    assert size(tmp_path, torch.zeros(2**19), torch.ones(2**19)).startswith("more than 1 MiB")

@@ -110,6 +110,8 @@ def tensor(first: Any, last: Any, **more: Any) -> dict[str, Any]:
         (header({"a": tensor(0, 1.0)}, b"x"), "a JSON float"),
         (header({"a": tensor(True, False)}), "not a tensor"),
         (header({"a": [0, 2]}, b"xy"), "not a tensor"),
+        (header({"__metadata__": {"step": 1}}), "no texts"),
+        (header({"__metadata__": []}), "no texts"),
     ],
 )
 def test_what_is_no_snapshot_is_refused(data: bytes, says: str) -> None:

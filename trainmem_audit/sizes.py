@@ -24,6 +24,10 @@ _DTYPES = {
     "int16": "<i2", "int8": "<i1", "uint8": "<u1", "bool": "<u1", "complex64": "<c8", "complex128": "<c16",
 }  # fmt: skip
 
+_PIECE = 2**18
+_LARGEST = 2**28
+"""Bytes of a tensor up to which two of them are held in memory and compared."""
+
 
 def with_sizes(difference: Difference, expected: SnapshotFile, got: SnapshotFile) -> Difference:
     """Return `difference` with the size of each tensor's difference, where the values have the digests in it."""
@@ -42,6 +46,8 @@ def with_sizes(difference: Difference, expected: SnapshotFile, got: SnapshotFile
 
 
 def _size(tensor: TensorDifference, component: str, expected: SnapshotFile, got: SnapshotFile) -> str:
+    if max(side.size(component, tensor.name) for side in (expected, got)) > _LARGEST:
+        return f"more than {_LARGEST >> 20} MiB, which is not compared element by element"
     left, right = (side.tensor(component, tensor.name) for side in (expected, got))
     if left is None or right is None or tensor.dtype not in _DTYPES:
         return ""
@@ -62,17 +68,23 @@ def _values(data: bytes, tensor: TensorDifference) -> NDArray[Any]:
 
 def _describe(left: NDArray[Any], right: NDArray[Any], tensor: TensorDifference) -> str:
     """Say how many elements differ, by how much at most, and what the first of them is on both sides."""
-    rows = [side.reshape(-1).view(np.uint8).reshape(side.size, -1) for side in (left, right)]
-    flat = np.flatnonzero((rows[0] != rows[1]).any(axis=1))
-    with np.errstate(all="ignore"):
-        wide = left.astype(np.complex128 if np.iscomplexobj(left) else np.float64)
-        largest = np.nanmax(np.abs(right - wide), initial=0.0)
-        scale = np.nanmax(np.abs(wide), initial=0.0)
-    at = np.unravel_index(flat[0], left.shape)
+    count, first, largest, scale = 0, -1, 0.0, 0.0
+    for start in range(0, left.size, _PIECE):  # widening all of it at once would take many times its size
+        a, b = (side.reshape(-1)[start : start + _PIECE] for side in (left, right))
+        rows = [side.view(np.uint8).reshape(side.size, -1) for side in (a, b)]
+        differ = np.flatnonzero((rows[0] != rows[1]).any(axis=1))
+        if differ.size and first < 0:
+            first = start + int(differ[0])
+        count += differ.size
+        with np.errstate(all="ignore"):
+            wide = a.astype(np.complex128 if np.iscomplexobj(a) else np.float64)
+            largest = max(largest, float(np.nanmax(np.abs(b - wide), initial=0.0)))
+            scale = max(scale, float(np.nanmax(np.abs(wide), initial=0.0)))
+    at = np.unravel_index(first, left.shape)
     place = list(map(int, at))
-    ulp = _ulp(left.reshape(-1)[flat[0]], right.reshape(-1)[flat[0]], tensor.dtype)
+    ulp = _ulp(left.reshape(-1)[first], right.reshape(-1)[first], tensor.dtype)
     return (
-        f"{flat.size} of {left.size} elements, by at most {largest:.3g} (the largest value is {scale:.3g}); "
+        f"{count} of {left.size} elements, by at most {largest:.3g} (the largest value is {scale:.3g}); "
         f"first at {place}: {left[at]:.9g} → {right[at]:.9g}{ulp}"
     )
 

@@ -108,6 +108,9 @@ class SnapshotFile:
         """Return dtype, shape, first and last offset of each tensor, in the order of the file."""
         if not isinstance(members, dict) or len(members) > _MOST_TENSORS:
             raise self._bad("the header is no object, or a huge one", "name → tensor", type(members).__name__)
+        words = members.get(_METADATA, {})
+        if not isinstance(words, dict) or not all(isinstance(text, str) for text in words.values()):
+            raise self._bad("metadata that are no texts", "names and texts", ascii(words)[:80])
         places = {name: self._place(name, value) for name, value in members.items() if name != _METADATA}
         ordered = dict(sorted(places.items(), key=lambda item: item[1][2:]))
         end = 0
@@ -129,6 +132,11 @@ class SnapshotFile:
 
     def _bad(self, message: str, expected: str, got: str) -> FormatError:
         return FormatError(message, where=self._where, expected=expected, got=got)
+
+    def size(self, component: str, name: str) -> int:
+        """Return the bytes of one tensor, 0 if it is not there."""
+        place = self._places.get(f"{component}/{name}")
+        return 0 if place is None else place[3] - place[2]
 
     def tensor(self, component: str, name: str) -> bytes | None:
         """Return the bytes of one tensor, or `None` if it is not there."""
