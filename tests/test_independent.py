@@ -54,6 +54,12 @@ def test_verify_accepts_it(where: Path) -> None:
     assert done.document["facts"]["steps"] == 28
 
 
+def test_check_accepts_it(where: Path) -> None:
+    done = audit("check", "one", "--allow-untrusted", cwd=where, home=where / "home")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "FAIL" not in done.stdout
+
+
 def test_nobody_vouches_for_its_key(where: Path) -> None:
     assert verify(where / "one", home=where / "home").code == 1
 

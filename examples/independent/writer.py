@@ -156,7 +156,7 @@ def train(run: Path, seed: int) -> str:
     rng = np.random.default_rng(seed)
 
     # Before the training. What the log and the statement both say is said once, here.
-    stream = {"library": "numpy", "algorithm": "PCG64", "device": "cpu"}
+    stream: dict[str, Any] = {"library": "numpy", "algorithm": "PCG64", "device": "cpu"}
     stream["state"] = base64.b64encode(stream_bytes(rng)).decode()
     words = [{"path": run.name}, {"text": "--seed"}, {"text": str(seed)}]
     hash_seed = os.environ.get("PYTHONHASHSEED", "random")
@@ -170,7 +170,8 @@ def train(run: Path, seed: int) -> str:
     known["seeds"] = [{"call": "numpy.random.default_rng", "site": CODE, "value": str(seed)}]
     nonce, started = os.urandom(16).hex(), now()
     start = {"format": "trainmem-audit/step-log/v1", "nonce": nonce, "rank": 0, "world": 1, "started": started}
-    log.write("begin", **start, **both, streams={"numpy.rng": stream}, tensorBudget=2**26)
+    declared = {"contractVersion": "0.1.0-draft", "order": {"scheme": "reshuffle"}}
+    log.write("begin", **start, **both, streams={"numpy.rng": stream}, tensorBudget=2**26, declaredContract=declared)
     log.write("inventory", i=0, profile=profile(), **known)
 
     # The components: parameters, momentum, hyper-parameters.
@@ -200,12 +201,14 @@ def train(run: Path, seed: int) -> str:
     loader: dict[str, Any] = {"kind": "numpy", "dataset": "moons.csv", "sampler": "Generator.permutation"}
     loader["settings"] = {"batch_size": BATCH, "drop_last": False, "replacement": False, "samples": len(x)}
     log.write("inventory", i=0, profile=profile(), components=components, loaders={"loader": loader})
-    log.write("inventory", i=0, state=state())
+    purpose = ["init", "order"]  # of what the stream was drawn from for
+    log.write("inventory", i=0, state=state(), draws={"numpy.rng": purpose})
 
-    step = 0
+    step, moved = 0, list[int]()
     with (run / "tensors.b3").open("xb") as frames, (run / "order/rank-0.i64").open("xb") as order:
         for epoch in range(EPOCHS):
             log.write("epoch", i=step, epoch=epoch, loader="loader", rng=streams())
+            moved.append(step)  # the permutation is drawn now, so the stream has moved when this step ends
             hyper["lr"] = (0.1 * 0.8**epoch).hex()
             permutation = rng.permutation(len(x)).astype("<i8")
             for chosen in np.split(permutation, range(BATCH, len(x), BATCH)):
@@ -229,11 +232,16 @@ def train(run: Path, seed: int) -> str:
     log.file.close()
     links = {"chainHead": log.link.hex(), "merkleRoot": log.root(log.leaves).hex()}
     counts = {"file": "steps.jsonl", "rank": 0, "count": len(log.leaves), "steps": step, "complete": True}
+    consumed = {"beforeTraining": True, "steps": len(moved), "inside": 0, "first": moved[0], "last": moved[-1]}
+    stream |= {"purpose": purpose, "scope": "process", "consumed": {**consumed, "epochs": 0, "workers": 0}}
     predicate = {
         "schemaVersion": "0.1.0-draft", "checklistVersion": "0.1.0-draft", **both, **known,
         "run": {"id": nonce, "started": started, **ended}, "stepLogs": [{**counts, **links}],
         "numericProfile": dict.fromkeys(("import", "firstStep", "end"), profile()), "canary": {},
-        "rngContract": {"numpy.rng": stream}, "sources": components, "order": {"loader": loader},
+        "rngContract": {
+            "contractVersion": "0.1.0-draft", "streams": {"numpy.rng": stream}, "canary": {}, "declared": declared
+        },
+        "sources": components, "order": {"loader": loader},
         "declared": {}, "notRecorded": [],
     }  # fmt: skip
     return sign(run, predicate)
