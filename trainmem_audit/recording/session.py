@@ -1,13 +1,8 @@
 """Turns what happens in a training process into step-log lines.
 
 `hooks` calls the `on_…` methods; each reads state, never writes it, draws no random number, and keeps no object of the
-script's alive. Digests are taken here, on the training thread; lines are built and written by `writer`.
-
-How batches find their step: a batch counts as training if the first outermost forward after it, of a module that owns
-optimizer parameters, ran in training mode with gradients enabled; where none did, one with gradients enabled will do
-(fine-tuning in evaluation mode), and where no module saw any, all of them do. All training batches since the last step
-belong to the next one, so gradient accumulation needs nothing special, an evaluation between or inside epochs leaves no
-trace in the order, and a batch that was fetched ahead waits for its step.
+script's alive. Digests are taken here, on the training thread; lines are built and written by `writer`. Which batches
+belong to a step is decided in `order`.
 """
 
 from __future__ import annotations
@@ -17,18 +12,26 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from blake3 import blake3
 
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
+from trainmem_audit.recording.order import (
+    Batch,
+    EpochStart,
+    PendingBatches,
+    describe_loader,
+    loader_generators,
+    parts_of,
+    sampler_epoch,
+)
 from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
@@ -44,40 +47,9 @@ from trainmem_audit.sources.streams import StreamSet
 
 __all__ = ["Session"]
 
-_FORWARDS_KEPT = 8
 _WORKER_EPOCHS = 16
 """For how many epochs the streams of workers are written down."""
-_EVALUATION, _GRADIENTS, _TRAINING = range(3)
 _PARTS = ("state", "rng", "batch", "inputs", "line", "snapshot")
-
-
-@dataclass(eq=False)
-class EpochStart:
-    """An iterator that a loader has just made, the random streams at that moment, and what decides its order.
-
-    `name` and `number` are those of the loader and the epoch in the log, once it is there.
-    """
-
-    loader: weakref.ref[Any]
-    description: dict[str, Any]
-    rng: dict[str, str]
-    facts: dict[str, Any] = field(default_factory=dict)
-    numbers: dict[str, Any] = field(default_factory=dict)
-    slots: Slots | None = None
-    name: str = ""
-    number: int = 0
-    logged: bool = False
-
-
-@dataclass
-class _Batch:
-    """A batch that was handed out and has no step yet."""
-
-    epoch: EpochStart | None
-    indices: bytes | None
-    content: bytes
-    size: int
-    forwards: list[tuple[weakref.ref[torch.nn.Module], int]] = field(default_factory=list)
 
 
 @dataclass
@@ -137,8 +109,7 @@ class Session:
         self._teachers_found = 0
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
-        self._pending: list[_Batch] = []
-        self._open: list[_Batch] = []
+        self._batches = PendingBatches()
         self._inputs: list[tuple[weakref.ref[torch.nn.Module], bytes]] = []
         self._losses: list[str] = []
         self._loaders: dict[int, tuple[weakref.ref[Any], str]] = {}
@@ -156,14 +127,14 @@ class Session:
 
     def on_iterator(self, loader: Any, forks: bool = False) -> EpochStart:
         """Note that a data loader is about to make an iterator (an epoch, if training follows), and perhaps to fork."""
-        for name, generator in _loader_generators(loader):
+        for name, generator in loader_generators(loader):
             self._streams.add_generator(name, generator)
         workers = getattr(loader, "num_workers", 0) if forks and getattr(loader, "_iterator", None) is None else 0
         if workers:
             self._streams.adopt()  # what the data set draws from is copied into the workers now
         self.look()
-        epoch = EpochStart(weakref.ref(loader), _describe_loader(loader), self._digest_streams())
-        epoch.facts = _sampler_epoch(loader)
+        epoch = EpochStart(weakref.ref(loader), describe_loader(loader), self._digest_streams())
+        epoch.facts = sampler_epoch(loader)
         epoch.numbers = plain_value(numbers_of(getattr(loader, "dataset", None)))
         self._draws.epoch(epoch.rng)
         self._began = True
@@ -218,10 +189,9 @@ class Session:
         began = time.perf_counter()
         indices = None if index is None else index_bytes(index)
         size = len(indices) // 8 if indices is not None else batch_size(batch)
-        pending = _Batch(epoch, indices, batch_digest(batch), size)
+        pending = Batch(epoch, indices, batch_digest(batch), size)
         with self._lock:
-            self._pending.append(pending)
-            self._open.append(pending)
+            self._batches.add(pending)
         self.seconds["batch"] += time.perf_counter() - began
 
     def on_forward(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -230,11 +200,7 @@ class Session:
         grad = torch.is_grad_enabled()
         reference = weakref.ref(module)
         with self._lock:
-            mode = (_TRAINING if module.training else _GRADIENTS) if grad else _EVALUATION
-            for batch in self._open:
-                batch.forwards.append((reference, mode))
-            if self._open and len(self._open[0].forwards) >= _FORWARDS_KEPT:
-                self._open = [batch for batch in self._open if len(batch.forwards) < _FORWARDS_KEPT]
+            self._batches.forward(reference, module.training, grad)
             owns = self._owns(module)
             if grad and owns is not False:
                 self._inputs.append((reference, batch_digest([args, kwargs])))
@@ -285,14 +251,14 @@ class Session:
     def after_step(self, optimizer: torch.optim.Optimizer, skipped: bool = False) -> None:
         """Record one step: called when the outermost `optimizer.step()` returns, or a scaler has skipped it."""
         with self._lock:
-            order, indices, used = self._consumed()
+            order, indices, used = self._batches.consumed(self._is_owner)
             state, digests, values = self._collect()
             self._streams.adopt()
             rng = self._digest_streams()
             began = time.perf_counter()
             self._new_streams(rng)
             self._log_epochs(used)
-            if order is not None and (parts := self._parts(used)):
+            if order is not None and (parts := parts_of(used, self._latest)):
                 order["parts"] = parts
             self._log_draws()
             members: dict[str, Any] = {"t": "step", "i": self.steps, "state": state, "rng": rng}
@@ -332,52 +298,7 @@ class Session:
 
     # Order ---------------------------------------------------------------------------------------------------------
 
-    def _consumed(self) -> tuple[dict[str, Any] | None, bytes | None, list[_Batch]]:
-        """Return the order of this step, its sample indices, and the batches that it consumed."""
-        batches, self._pending = self._sorted_batches()
-        self._open = list(self._pending)
-        if not batches:
-            return None, None, []
-        order: dict[str, Any] = {
-            "content": batches[0].content.hex()
-            if len(batches) == 1
-            else content_digest(batch.content for batch in batches).hex(),
-            "n": sum(batch.size for batch in batches),
-            "batches": len(batches),
-        }
-        if any(batch.indices is None for batch in batches):
-            return order, None, batches
-        indices = b"".join(batch.indices or b"" for batch in batches)
-        order["index"] = blake3(indices).hexdigest()
-        return order, indices, batches
-
-    def _sorted_batches(self) -> tuple[list[_Batch], list[_Batch]]:
-        """Return the batches of this step, and those that were fetched ahead for the next.
-
-        Where an owner of optimizer parameters saw some of them, one that no module saw was looked at for something else
-        (statistics, say), or is not used yet if it came last.
-        """
-        modes = [self._mode(batch) for batch in self._pending]
-        if any(mode in (_TRAINING, _GRADIENTS) for mode in modes):
-            ahead = len(modes)
-            while modes[ahead - 1] is None:
-                ahead -= 1
-        else:
-            modes, ahead = [_TRAINING if mode is None else mode for mode in modes], len(modes)
-        wanted = _TRAINING if _TRAINING in modes else _GRADIENTS
-        used = [batch for batch, mode in zip(self._pending, modes, strict=True) if mode == wanted]
-        return used, self._pending[ahead:]
-
-    def _mode(self, batch: _Batch) -> int | None:
-        """Return how an owner of optimizer parameters saw a batch first; `None` if no module saw it."""
-        for reference, mode in batch.forwards:
-            if self._is_owner(reference()):
-                return mode
-        if not batch.forwards:
-            return None
-        return _EVALUATION if all(mode == _EVALUATION for _, mode in batch.forwards) else _TRAINING
-
-    def _log_epochs(self, used: list[_Batch]) -> None:
+    def _log_epochs(self, used: list[Batch]) -> None:
         """Write down the epochs that begin with these batches."""
         for batch in used:
             epoch = batch.epoch
@@ -391,20 +312,6 @@ class Session:
             if epoch.numbers and self._numbers.get(epoch.name) != epoch.numbers:
                 self._numbers[epoch.name] = members["data"] = epoch.numbers
             self._writer.put(members | epoch.facts)
-
-    def _parts(self, used: list[_Batch]) -> list[list[Any]]:
-        """Return whose the samples of a step are, where they are not all of the epoch that began last."""
-        if all(batch.epoch is self._latest or batch.epoch is None for batch in used):
-            return []
-        parts: list[list[Any]] = []
-        for batch in used:
-            epoch = batch.epoch or self._latest
-            assert epoch is not None
-            if parts and parts[-1][:2] == [epoch.name, epoch.number]:
-                parts[-1][2] += batch.size
-            else:
-                parts.append([epoch.name, epoch.number, batch.size])
-        return parts
 
     def _log_draws(self) -> None:
         """Write down what streams were seen to be drawn from for, and what workers have told."""
@@ -633,31 +540,6 @@ def _component(component: ComponentState, size: int, **form: Any) -> dict[str, A
     return Component.model_validate(members).to_json()
 
 
-def _loader_generators(loader: Any) -> list[tuple[str, torch.Generator]]:
-    """Return the generators that a loader and its samplers draw from, by name."""
-    samplers = [getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)]
-    samplers.append(getattr(samplers[0], "sampler", None))
-    found = [("loader.generator", getattr(loader, "generator", None))]
-    found += [("sampler.generator", getattr(sampler, "generator", None)) for sampler in samplers]
-    return [(name, item) for name, item in found if isinstance(item, torch.Generator)]
-
-
-def _effective_sampler(loader: Any) -> Any:
-    """Return the sampler that decides the order: that of a batch sampler, where the script has made one."""
-    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    inner = getattr(batch_sampler, "sampler", None)
-    return sampler if inner is None else inner
-
-
-def _sampler_epoch(loader: Any) -> dict[str, Any]:
-    """Return the epoch that a sampler was told by `set_epoch`, as a member of an `epoch` line."""
-    for sampler in (_effective_sampler(loader), getattr(loader, "batch_sampler", None)):
-        epoch = getattr(sampler, "__dict__", {}).get("epoch")
-        if hasattr(sampler, "set_epoch") and type(epoch) is int and abs(epoch) < 2**53:
-            return {"samplerEpoch": epoch}
-    return {}
-
-
 def _steps_behind(optimizer: torch.optim.Optimizer) -> int | None:
     """Return the largest step counter in an optimizer's state that can be read without waiting for a device."""
     counters = [state.get("step") for state in optimizer.state.values() if isinstance(state, dict)]
@@ -667,43 +549,3 @@ def _steps_behind(optimizer: torch.optim.Optimizer) -> int | None:
         if isinstance(counter, (int, float)) or (isinstance(counter, torch.Tensor) and counter.device.type == "cpu")
     ]
     return max((number for number in known if number >= 0), default=None)
-
-
-def _describe_loader(loader: Any) -> dict[str, Any]:
-    """Return the members of `documents.steplog.Loader`."""
-    dataset = getattr(loader, "dataset", None)
-    sampler = getattr(loader, "sampler", None)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    settings = {
-        "batch_size": getattr(loader, "batch_size", None) or getattr(batch_sampler, "batch_size", None),
-        "drop_last": getattr(loader, "drop_last", None),
-        "num_workers": getattr(loader, "num_workers", None),
-        "prefetch_factor": getattr(loader, "prefetch_factor", None),
-        "persistent_workers": getattr(loader, "persistent_workers", None),
-        "in_order": getattr(loader, "in_order", None),
-        "samples": _length(dataset),
-        "batch_sampler": type(batch_sampler).__qualname__ if batch_sampler is not None else None,
-        "replacement": getattr(sampler, "replacement", None),
-    }
-    effective = _effective_sampler(loader)
-    if effective is not sampler:
-        settings |= {"inner_sampler": type(effective).__qualname__}
-        settings["replacement"] = getattr(effective, "replacement", None)
-    shard = {name: getattr(effective, "__dict__", {}).get(name) for name in ("num_replicas", "rank", "seed", "shuffle")}
-    settings |= {f"sampler_{name}": value for name, value in shard.items() if type(value) in (bool, int)}
-    plain = {name: value for name, value in plain_value(settings).items() if not isinstance(value, list | dict)}
-    return {
-        "kind": type(loader).__qualname__,
-        "dataset": type(dataset).__qualname__,
-        "sampler": type(sampler).__qualname__,
-        "settings": plain,
-    }
-
-
-def _length(sized: Any) -> int | None:
-    if isinstance(sized, torch.utils.data.IterableDataset):
-        return None  # asking a loader for such a length would make it warn later
-    try:
-        return len(sized)
-    except Exception:  # it is the script's own method
-        return None
