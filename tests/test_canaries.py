@@ -401,6 +401,34 @@ def _verify(place: Place) -> None:
     place.keep("verification.json", "run.intoto.jsonl")
 
 
+def _check(place: Place) -> None:
+    for form in forms_of("check"):
+        place.do("check", "run.zip", "--allow-untrusted", "--format", form, expect=3)
+    place.do("check", "run.zip", "--allow-untrusted", "--save", "check.json", "--save", "check.sarif", expect=3)
+    place.keep("check.json", "check.sarif")
+
+
+def _explain(place: Place) -> None:
+    place.do("explain", "all")
+
+
+def _unpacked(place: Place) -> None:
+    with zipfile.ZipFile(place.folder / "run.zip") as archive:
+        archive.extractall(place.folder / "unpacked")
+
+
+def _schema(place: Place) -> None:
+    _unpacked(place)
+    for name, file, code in (("statement", "run.json", 0), ("plan", "run.json", 2), ("step-log", "steps.jsonl", 0)):
+        for form in ("text", "json"):
+            place.do("schema", "validate", name, f"unpacked/{file}", "--format", form, expect=code)
+
+
+def _migrate(place: Place) -> None:
+    _unpacked(place)
+    place.do("migrate", "unpacked/run.json", "--out", "new.json", expect=2)
+
+
 def _show(place: Place) -> None:
     place.do("show", "run.zip")
 
@@ -452,13 +480,17 @@ def _twice(place: Place) -> None:
 
 
 EXERCISED: dict[str, Callable[[Place], None]] = {
+    "check": _check,
     "diff": _diff,
     "doctor": _doctor,
+    "explain": _explain,
     "keygen": _keygen,
+    "migrate": _migrate,
     "pack": _pack,
     "record": _record,
     "recover": _recover,
     "report": _report,
+    "schema": _schema,
     "show": _show,
     "sign": _sign,
     "trust": _trust,
@@ -471,9 +503,10 @@ written, say) is no output; what they are told of another's is."""
 
 def forms_of(verb: str) -> tuple[str, ...]:
     """Return the formats in which a verb can print."""
-    from trainmem_audit.screen import FORMATS
+    from trainmem_audit.formats import COMPLIANCE, VERIFICATION
 
-    return tuple(FORMATS) if verb == "verify" else ("text", "json")
+    known = {"check": tuple(COMPLIANCE), "verify": tuple(VERIFICATION)}
+    return known.get(verb, ("text", "json"))
 
 
 def test_every_verb_is_exercised() -> None:
