@@ -18,6 +18,7 @@ from tests.tools import audit
 from trainmem_audit.canonical import canonical_bytes
 from trainmem_audit.documents.manifest import PREDICATE_TYPE, SCHEMA_VERSION, STATEMENT_TYPE
 from trainmem_audit.envelope import seal
+from trainmem_audit.errors import VersionError
 from trainmem_audit.keys import Signer
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE
 
@@ -70,22 +71,27 @@ def test_a_type_that_looks_alike_is_another_type(member: str, value: str, change
 
 @pytest.mark.parametrize(
     "version",
-    ["0.0.1", "0.1", "0.1.0", "0.1.0-alpha", f"{SCHEMA_VERSION} ", f"v{SCHEMA_VERSION}", SCHEMA_VERSION.upper(),
-     f"{SCHEMA_VERSION}+old", "\N{FULLWIDTH DIGIT ZERO}" + SCHEMA_VERSION[1:], "", 0, None, [SCHEMA_VERSION], "latest"],
+    ["0.1", f"{SCHEMA_VERSION} ", f"v{SCHEMA_VERSION}", f"{SCHEMA_VERSION}+old",
+     "\N{FULLWIDTH DIGIT ZERO}" + SCHEMA_VERSION[1:], "", 0, None, [SCHEMA_VERSION], "latest"],
 )  # fmt: skip
-def test_no_version_is_rolled_back_to_one_that_demands_less(version: Any) -> None:
-    assert version != SCHEMA_VERSION
+def test_what_is_no_version_is_refused(version: Any) -> None:
     refused(signed_with(lambda statement: statement["predicate"].update(schemaVersion=version)))
 
 
+@pytest.mark.parametrize("version", ["0.0.1", "0.1.0", "0.1.0-alpha", SCHEMA_VERSION.upper(), "9.0.0"])
+def test_no_version_is_rolled_back_to_one_that_demands_less(version: str) -> None:
+    assert version != SCHEMA_VERSION
+    with pytest.raises(VersionError) as caught:
+        verified(signed_with(lambda statement: statement["predicate"].update(schemaVersion=version)))
+    assert caught.value.exit_code == 2
+
+
 CLAIMS: list[Callable[[dict[str, Any]], object]] = [
-    lambda s: s.update(verdict="verified"),
     lambda s: s["predicate"].update(verification={"exitCode": 0}),
     lambda s: s["predicate"].update(replay={"outcome": "match"}),
     lambda s: s["predicate"].update(tolerance="0x1.0000000000000p+0"),
     lambda s: s["predicate"]["run"].update(verified=True),
     lambda s: s["predicate"]["stepLogs"][0].update(verified=True),
-    lambda s: s["subject"][0].update(annotations={"checked": True}),
 ]
 
 
@@ -94,13 +100,27 @@ def test_a_verdict_of_the_authors_own_is_no_member(claim: Callable[[dict[str, An
     refused(signed_with(claim))
 
 
+OUTSIDE: list[Callable[[dict[str, Any]], object]] = [
+    lambda s: s.update(verdict="verified"),
+    lambda s: s["subject"][0].update(annotations={"checked": True}),
+    lambda s: s["subject"][0].update(uri="https://example.org/steps.jsonl"),
+    lambda s: s["subject"][0]["digest"].update(sha512="0" * 128),
+]
+
+
+@pytest.mark.parametrize("add", OUTSIDE)
+def test_what_in_toto_leaves_open_is_not_read(add: Callable[[dict[str, Any]], object]) -> None:
+    """In-toto asks to ignore what is not known outside of the predicate: it changes no word of the verdict."""
+    plain, given = (verified(files).verification.to_json() for files in (FILES, signed_with(add)))
+    assert given == plain
+
+
 REFERENCES: list[Callable[[dict[str, Any]], object]] = [
     lambda s: s.update(predicate={"$ref": "https://example.org/predicate.json"}),
     lambda s: s["predicate"].update({"$ref": "https://example.org/predicate.json"}),
     lambda s: s["predicate"].update({"$schema": "https://example.org/schema.json"}),
     lambda s: s["predicate"].update(run={"$ref": "#/predicate/run"}),
     lambda s: s["subject"][0].update(digest={"$ref": "file:///etc/passwd"}),
-    lambda s: s["subject"][0].update(uri="https://example.org/steps.jsonl"),
 ]
 
 
@@ -136,7 +156,9 @@ def test_what_an_author_claims_or_puts_beside_the_record_is_no_verdict(tmp_path:
         told = audit("verify", path, "--format", "json", cwd=tmp_path, home=tmp_path / "home")
         assert told.returncode == 1  # an unknown signer, whatever he says of himself
         documents.append(json.loads(told.stdout))
-    for name in ("bytes", "record", "signature", "replay", "checks", "findings", "exitCode"):
+    odd = {finding["code"] for finding in documents[1]["findings"]} - {f["code"] for f in documents[0]["findings"]}
+    assert odd == {"OPEN-UNREADABLE", "ATT-UNREADABLE"}  # said, and no verdict
+    for name in ("bytes", "record", "signature", "replay", "checks", "exitCode"):
         assert documents[0][name] == documents[1][name], name
     assert documents[1]["replay"]["outcome"] == "not-run"
     told = audit("report", run, "-o", tmp_path / "out", cwd=tmp_path, home=tmp_path / "home")

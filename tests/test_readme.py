@@ -31,7 +31,11 @@ FORMS = (
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\b\d+\.\d+ s\b"), "SECONDS"),
     (re.compile(r"(?<=loss )\d+\.\d+|\d+\.\d+%"), "NUMBER"),
-    (re.compile(r"^(inputs|environment|packages|streams) .*(\n {14}.*)?", re.MULTILINE), r"\1 OF-THIS-MACHINE"),
+    (re.compile(r"^  (cwd|script): .*", re.MULTILINE), r"  \1: OF-THIS-MACHINE"),
+    (
+        re.compile(r"^(inputs|environment|packages|streams|committed) .*(\n {14}.*)?", re.MULTILINE),
+        r"\1 OF-THIS-MACHINE",
+    ),
 )
 
 
@@ -59,6 +63,8 @@ def run_all(wanted: list[Command], base: Path) -> list[str]:
     for who in ("author", "reviewer"):
         (base / who).mkdir()
     shutil.copy(ROOT / "examples" / "digits" / "train.py", base / "author")
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}  # a page shows nobody's name
+    known = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")} | nobody
     printed = []
     keyid = "SHA256:KEY"
     for command in wanted:
@@ -70,7 +76,7 @@ def run_all(wanted: list[Command], base: Path) -> list[str]:
             command.line,
             shell=True,
             cwd=base / command.who,
-            env=os.environ | {"PATH": path, "TRAINMEM_AUDIT_HOME": str(base / f"home-of-{command.who}")},
+            env=known | {"PATH": path, "TRAINMEM_AUDIT_HOME": str(base / f"home-of-{command.who}")},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,7 +85,8 @@ def run_all(wanted: list[Command], base: Path) -> list[str]:
             check=False,
         )
         assert done.returncode in (0, 1), f"{command.line}\n{done.stdout}"
-        printed.append(done.stdout.replace(f"{base}/home-of-author", "~/.config/trainmem-audit"))
+        output = done.stdout.replace(f"{base}/home-of-author", "~/.config/trainmem-audit")
+        printed.append(output.replace(f"{base}/author", "~/digits"))
         found = KEYID.search(done.stdout)
         keyid = found[0] if found else keyid
     return printed
