@@ -213,3 +213,12 @@ def test_the_description_of_a_verification_names_every_code() -> None:
 
 def test_the_format_description_names_every_unlisted_file() -> None:
     assert all(f"`{name}`" in read("schema/README.md") for name in UNLISTED)
+
+
+def test_the_page_of_the_zoo_s_overhead_shows_the_committed_figures() -> None:
+    from benchmarks.zoo_overhead import PAGE, RESULTS, page
+    from tests.shapes import SHAPES
+
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == page(found), "mend it with: python -m benchmarks.zoo_overhead --page"
+    assert [row["shape"] for row in found["rows"]] == [shape.name for shape in SHAPES]
