@@ -60,10 +60,10 @@ many more steps. Made by `python -m benchmarks.zoo_overhead`, and `--page` for t
   noise between two runs is larger than the cost.
 - The floor (bytes of the state over {rate:.1f} GB/s, one-threaded BLAKE3) is microseconds here: next to nothing of the
   cost is hashing bytes. The largest part is `{most}` for {times} of {measured} shapes.
-- Why: in the first four steps, and the first of eight more epochs, the random streams are looked at before and after each
-  activity, to learn what was drawn from them for ([RNG contract](rng-contract.md)); these scripts end soon after, a run
-  of many steps does not see it (there `rng` is about 0.1 ms). `state` is walking objects in Python, and a call for each
-  tensor.
+- Why: in the first four steps, and the first of eight more epochs, the random streams are looked at before and after
+  each activity, to learn what was drawn from them for ([RNG contract](rng-contract.md)); these scripts end soon after,
+  a run of many steps does not see it (there `rng` is about 0.1 ms). `state` is walking objects in Python, and a call
+  for each tensor.
 - The parts: `state` digests of all components, `rng` those of the random streams, `batch` those of what loaders hand
   out, `inputs` those of what modules are given, `line` the making of the log line. What of the overhead is in no part
   is the hooks themselves, and the writer's thread when it takes the interpreter.
