@@ -39,7 +39,7 @@ def failures(record: Record) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in outcomes.items() if outcome.state == "fail"}
 
 
-@pytest.mark.parametrize("repaired", [False, True], ids=["broken", "repaired"])
+@pytest.mark.parametrize("repaired", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["broken", "repaired"])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_found_by_its_rule_alone(fault: Fault, repaired: bool, tmp_path: Path) -> None:
     there = fault.lay_out(tmp_path / "author", repaired)
