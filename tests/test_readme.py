@@ -63,8 +63,9 @@ def run_all(wanted: list[Command], base: Path) -> list[str]:
     for who in ("author", "reviewer"):
         (base / who).mkdir()
     shutil.copy(ROOT / "examples" / "digits" / "train.py", base / "author")
-    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}  # a page shows nobody's name
-    known = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")} | nobody
+    nobody = {"HOME": str(base), "XDG_CONFIG_HOME": str(base), "GIT_CONFIG_SYSTEM": os.devnull}
+    known = {name: text for name, text in os.environ.items() if not name.startswith(("GIT_", "EMAIL"))}
+    known |= nobody  # the page shows nobody's name
     printed = []
     keyid = "SHA256:KEY"
     for command in wanted:
