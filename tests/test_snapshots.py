@@ -269,6 +269,21 @@ def test_a_mismatch_of_a_step_that_the_record_keeps_gives_the_values_too(tmp_pat
     assert all(SIZE.fullmatch(size) for size in sizes)
 
 
+def test_values_are_given_too_where_the_cause_was_there_before_the_step(tmp_path: Path) -> None:
+    """Another learning rate differs before the update, and the parameters after it."""
+    home = tmp_path / "home"
+    for name, rate in (("a", "0.1"), ("b", "0.1000001")):
+        cwd = lay_out(tmp_path / name, text={"train.py": READS_ITS_RATE.replace("lr=0.1", f"lr={rate}")})
+        assert recorded(cwd, "train.py", home=home, options=("--snapshots", "1")).returncode == 0
+    done = audit("diff", "a/run", "b/run", cwd=tmp_path, home=home)
+    assert "blame: optimizer.hyper" in done.stdout
+    assert SIZE.search(done.stdout), done.stdout
+    (tmp_path / "b" / "run" / "snapshots" / "step-0.safetensors").write_bytes(b"no snapshot")
+    damaged = audit("diff", "a/run", "b/run", cwd=tmp_path, home=home)
+    assert (damaged.returncode, "blame: optimizer.hyper" in damaged.stdout) == (1, True)
+    assert "without values: " in damaged.stderr
+
+
 def test_a_library_recording_keeps_values_too(tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -155,7 +155,7 @@ def values_at(path: Path) -> SnapshotFile:
 def with_values(difference: Difference, expected: RunReader, got: RunReader) -> Difference:
     """Return a difference with the values of the tensors that differ, if both runs kept those of that step."""
     sides = [snapshot_at(reader, difference.step) for reader in (expected, got)]
-    if difference.stage != "step" or sides[0] is None or sides[1] is None:
+    if difference.stage == "end" or sides[0] is None or sides[1] is None:
         return difference
     from trainmem_audit.sizes import with_sizes  # it needs NumPy, which most verbs do not
 

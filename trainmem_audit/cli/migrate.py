@@ -40,16 +40,22 @@ def _migrate(
     from trainmem_audit.documents.manifest import PAYLOAD_TYPE
     from trainmem_audit.envelope import seal
 
-    if sign and name != "statement":
-        raise UsageError("only a statement is signed", where="--sign", got=name[:40], expected="--schema statement")
+    signing = sign or key is not None
+    if signing and name != "statement":
+        raise UsageError(
+            "only a statement is signed",
+            where="--sign" if sign else "--key",
+            got=name[:40],
+            expected="--schema statement",
+        )
     document: Any = read_document(file)
     if not isinstance(document, dict):
         raise UsageError("not a document of ours", where=str(file), expected="a JSON object")
     new = canonical_bytes(versions.migrate(name, document))
-    data = seal(new, PAYLOAD_TYPE, signer_for(Path.cwd(), key, passphrase_file)) if sign or key else new + b"\n"
+    data = seal(new, PAYLOAD_TYPE, signer_for(Path.cwd(), key, passphrase_file)) if signing else new + b"\n"
     try:
         with out.open("xb") as target:
             target.write(data)
     except FileExistsError:
         raise UsageError("there is such a file already", where=str(out), remedy="name another with --out") from None
-    say(f"wrote {out}, {'signed' if sign or key else 'unsigned'}; the signature of {file.name} does not cover it")
+    say(f"wrote {out}, {'signed' if signing else 'unsigned'}; the signature of {file.name} does not cover it")

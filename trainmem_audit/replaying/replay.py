@@ -276,11 +276,11 @@ def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, o
     outside = (f"the code reads what no record holds: {'; '.join(reads)}",) if reads else ()
     try:
         scratch = _scratch(root, reader, manifest, options)
-        found = first.difference if first.difference and first.difference.stage == "step" else None
+        found = first.difference if first.difference and first.difference.stage != "end" else None
         kept = snapshot_at(reader, found.step) if found else None
         dump = (found.step, root / "dump") if found and kept else None
         second = _run(root, scratch, reader, manifest, options, dump)
-    except (UsageError, ReplayError) as error:
+    except (UsageError, ReplayError, FormatError) as error:
         return first.model_copy(update={"notes": (*first.notes, f"no second replay: {error.message}", *outside)})
     if second.outcome == "mismatch" and _identity(second) == _identity(first):
         note = "a second replay came out as the first did, to the bit, and not as recorded"
