@@ -9,6 +9,8 @@ import pytest
 
 from tests.tools import SCRIPTS, Run, record
 
+pytest.register_assert_rewrite("tests.specimens")
+
 
 @pytest.fixture(scope="session")
 def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Run:

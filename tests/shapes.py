@@ -44,7 +44,7 @@ class Shape:
     command:
         What follows `python`.
     files:
-        What lies in its directory, by name below `tests/zoo/`; the script alone if left out.
+        What lies in its directory, by name below `folder`; the script alone if left out.
     text:
         Files with their text.
     before:
@@ -53,6 +53,10 @@ class Shape:
         How many steps the record must hold.
     sources:
         Components that the record must hold, among others.
+    inventory:
+        All components that the record must hold and no other, each with its class (S1 to S5); not looked at when empty.
+    folder:
+        Where the files lie.
     changes:
         The planted ones first, then harmless ones.
     code, outcome:
@@ -78,6 +82,8 @@ class Shape:
     text: dict[str, str] = field(default_factory=dict)
     before: tuple[str, ...] = ()
     sources: frozenset[str] = frozenset({"model.params", "optimizer.hyper"})
+    inventory: dict[str, str] = field(default_factory=dict)
+    folder: Path = ZOO
     code: int = 0
     outcome: str = "finished"
     replay: str = "match"
@@ -98,7 +104,7 @@ class Shape:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The files of `tests/zoo/` that it needs."""
+        """The files of `folder` that it needs."""
         return self.files or (self.script,)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,8 +27,6 @@ _LABELS = {
     "batchnorm": Labels("S2", "meso", "checkpointed"),
     "buffers": Labels("S4", "meso", "checkpointed"),
 }
-_NOT_SAVED = Labels("S4", "meso", "in-process")
-"""Buffers of which some are in no `state_dict`."""
 
 
 class ModuleSource:
@@ -43,7 +42,9 @@ class ModuleSource:
 
     def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = (), trained: bool = True) -> None:
         self.name = name
-        self._labels = dict(_LABELS) if trained else {**_LABELS, "params": _taught(root)}
+        taught = {} if trained else {"params": _taught(root), "buffers": Labels("S5", "meso", "checkpointed")}
+        self._labels = {**_LABELS, **taught}
+        self._saved_buffers = self._labels["buffers"]
         self._tables: list[dict[str, Any]] = []
         self._slots: dict[str, list[tuple[str, dict[str, torch.Tensor | None], str]]] = {}
         self._shape: tuple[int, ...] | None = None
@@ -77,7 +78,8 @@ class ModuleSource:
         seen = set(self._claimed)
         self._tables.clear()
         self._slots.update(params=[], batchnorm=[], buffers=[])
-        self._labels["buffers"] = _NOT_SAVED if _has_unsaved_buffers(root) else _LABELS["buffers"]
+        saved = self._saved_buffers
+        self._labels["buffers"] = replace(saved, visibility="in-process") if _has_unsaved_buffers(root) else saved
         for prefix, module in root.named_modules():
             self._tables += (module._parameters, module._buffers, module._modules)
             buffers = "batchnorm" if isinstance(module, _NormBase) else "buffers"
@@ -97,6 +99,7 @@ class ModuleSource:
 
 
 def _has_unsaved_buffers(root: torch.nn.Module) -> bool:
+    """Tell whether some buffers are in no `state_dict`."""
     return any(getattr(module, "_non_persistent_buffers_set", None) for module in root.modules())
 
 
