@@ -18,8 +18,9 @@ START = 1_700_000_000 * 10**9
 _BOOT = """
 import runpy, sys
 from pathlib import Path
-from trainmem_audit.pinning.pins import apply, watch
+from trainmem_audit.pinning.pins import apply, fix_addresses, watch
 script, pins = sys.argv[1:]
+if "addresses" in pins: fix_addresses()
 places, root = Path(script).with_suffix(".places"), str(Path(script).parent)
 watch(places, root) if pins == "watch" else apply(pins.split(","), {start}, places, root)
 runpy.run_path(script, run_name="__main__")

@@ -16,7 +16,18 @@ from typing import Any, Final, Literal, get_args
 from trainmem_audit.pinning.callers import note_place, write_places_to
 from trainmem_audit.recording.importing import after_import
 
-__all__ = ["PINS", "STREAMS", "WATCHED", "Pin", "apply", "can_fix_addresses", "environment_of", "start_nonces", "watch"]
+__all__ = [
+    "PINS",
+    "STREAMS",
+    "WATCHED",
+    "Pin",
+    "apply",
+    "can_fix_addresses",
+    "environment_of",
+    "fix_addresses",
+    "start_nonces",
+    "watch",
+]
 
 Pin = Literal[
     "rng.python",
@@ -62,7 +73,7 @@ def environment_of(pins: Iterable[str]) -> dict[str, str]:
     """Return the environment variables that the pins need from the start of the process."""
     found: dict[str, str] = {}
     for pin in pins:
-        if pin == "hash":
+        if pin in ("hash", "addresses"):  # what the interpreter allocates follows the order of sets of names
             found["PYTHONHASHSEED"] = "0"
         elif pin == "threads":
             found |= dict.fromkeys((*_ONE_THREAD, "NUMBA_NUM_THREADS"), "1")
@@ -100,7 +111,7 @@ def _watch_torch() -> None:
 
 
 def apply(pins: Iterable[str], clock_start: int, places: Path, root: str) -> None:
-    """Make the pins in this process, before the script runs.
+    """Make the pins in this process, before the script runs; that of memory addresses is made before (`fix_addresses`).
 
     Parameters
     ----------
@@ -111,8 +122,6 @@ def apply(pins: Iterable[str], clock_start: int, places: Path, root: str) -> Non
     """
     wanted = set(pins)
     write_places_to(places, root)
-    if "addresses" in wanted:
-        _fix_addresses()
     if "turns" in wanted:  # before the clock, which lets its own sleep take time on top
         from trainmem_audit.pinning.turns import pin_turns
 
@@ -174,7 +183,7 @@ def can_fix_addresses() -> bool:
     return subprocess.run([sys.executable, "-I", "-c", ask], check=False, capture_output=True).returncode == 0
 
 
-def _fix_addresses() -> None:
+def fix_addresses() -> None:
     """Start this process again without address randomisation (Linux), unless it runs so already."""
     import ctypes
 

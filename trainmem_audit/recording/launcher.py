@@ -68,6 +68,8 @@ def main() -> None:
     """Run the order behind the descriptor `sys.argv[1]`; ends the process as the script would have."""
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         order = json.load(file)
+        os.lseek(file.fileno(), 0, os.SEEK_SET)  # who must start again reads it again
+        _fix_addresses(order)
     _search(order.get("search", ()))
     arguments = order["arguments"]
     signer = _signer(order.get("seedFd"))
@@ -174,6 +176,20 @@ def _finish(
         if others:
             _say(f"NOT PART OF THE RECORD, though in {shown}: {', '.join(others)}. Move what the script wrote there.")
     return False
+
+
+def _fixes_addresses(order: dict[str, Any]) -> bool:
+    return "addresses" in (order.get("pins") or {}).get("names", ())
+
+
+def _fix_addresses(order: dict[str, Any]) -> None:
+    if _fixes_addresses(order):
+        from trainmem_audit.pinning.pins import fix_addresses
+
+        try:
+            fix_addresses()
+        except OSError as error:
+            _refuse(order, str(RecordingError(error.strerror or str(error))), RecordingError.exit_code)
 
 
 def _pin(pins: dict[str, Any] | None) -> None:
@@ -283,6 +299,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         may_move=bool(order.get("mayMove")),
         contract=None if contract is None else DeclaredContract.parse(json.dumps(contract).encode(), "contract"),
         dump=None if dump is None else (dump[0], Path(dump[1])),
+        threaded=not _fixes_addresses(order),
         snapshot_every=order.get("snapshotEvery", 0),
         snapshot_at=frozenset(order.get("snapshotAt", ())),
         say=_say,

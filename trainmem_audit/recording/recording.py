@@ -87,6 +87,8 @@ class Options:
         What the author declares of random streams and order.
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
+    threaded:
+        Whether threads of ours write and digest (`LogWriter`).
     snapshot_every, snapshot_at:
         After which steps the tensors of the state are kept: every so many (0 for none), and these.
     """
@@ -109,6 +111,7 @@ class Options:
     imposed: Imposed | None = None
     contract: DeclaredContract | None = None
     dump: tuple[int, Path] | None = None
+    threaded: bool = True
     snapshot_every: int = 0
     snapshot_at: frozenset[int] = frozenset()
     say: Callable[[str], None] = field(default=lambda text: say(text))
@@ -125,7 +128,7 @@ class Recording:
         self._pid = os.getpid()
         entry_directory = options.cwd if options.entry is None else options.entry.resolve().parent
         places = Places(options.cwd, entry_directory, options.directories)
-        self._writer = LogWriter(options.run_dir, options.tensor_budget, self._fail)
+        self._writer = LogWriter(options.run_dir, options.tensor_budget, self._fail, options.threaded)
         self._places = places
         self._code = CodeFiles(options.run_dir, places, options.copy_source, options.imposed is not None)
         if options.imposed is not None:  # a replay tells before each step what it has loaded, for whoever watches it
@@ -319,7 +322,11 @@ class Recording:
 
     def _first_step(self) -> None:
         self._log_code()
-        threading.Thread(target=self._guard(self._log_inputs), name="trainmem-audit-inputs", daemon=True).start()
+        log_inputs = self._guard(self._log_inputs)
+        if self._options.threaded:
+            threading.Thread(target=log_inputs, name="trainmem-audit-inputs", daemon=True).start()
+        else:
+            log_inputs()
 
     def _last(self) -> dict[str, Any] | None:
         members = self.session.end() if self.session is not None and self.session.active else None

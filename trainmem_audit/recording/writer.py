@@ -74,6 +74,8 @@ class LogWriter:
     ----------
     on_failure:
         Called once, mostly from the writer's thread, with the error that ended the recording.
+    threaded:
+        Whether a thread writes; without one `put` does, so that objects lie at the same addresses in every run.
 
     Attributes
     ----------
@@ -81,7 +83,13 @@ class LogWriter:
         The number of steps whose lines are in the file.
     """
 
-    def __init__(self, directory: Path, tensor_budget: int, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tensor_budget: int,
+        on_failure: Callable[[BaseException], None],
+        threaded: bool = True,
+    ) -> None:
         self._directory = directory
         self._moving = threading.Lock()
         self._builder = LogBuilder()
@@ -97,12 +105,16 @@ class LogWriter:
         self._queue: queue.Queue[_Item | None] = queue.Queue(_WAITING)
         self.seconds = 0.0
         self._closing = threading.Event()
+        self._threaded = threaded
         self._thread = threading.Thread(target=self._run, name="trainmem-audit-writer", daemon=True)
 
     def start(self, begin: dict[str, Any]) -> None:
         """Write the `begin` line before this returns, then start the thread."""
         self._write(_Item(begin))
-        self._thread.start()
+        if self._threaded:
+            self._thread.start()
+        else:
+            self._ended = True
 
     def put(self, members: dict[str, Any], digests: list[bytes] | None = None, indices: bytes | None = None) -> None:
         """Hand over one line; waits when the writer is far behind, does nothing after a failure.
@@ -112,6 +124,9 @@ class LogWriter:
         if self.before_step is not None and members["t"] == "step":
             self.before_step()
         item = _Item(members, digests, indices)
+        if not self._threaded:
+            self._try_to_write(item)
+            return
         while not self._failed and not self._handed_over(item):
             self._check_alive()
 
@@ -132,7 +147,8 @@ class LogWriter:
         self._closing.set()
         while self._thread.is_alive() and not self._handed_over(None):
             pass
-        self._thread.join()
+        if self._threaded:
+            self._thread.join()
         self._check_alive()
         if not self._failed:
             try:
@@ -196,15 +212,18 @@ class LogWriter:
         while (item := self._queue.get()) is not None:
             if self._queue.empty():
                 self._closing.wait(_GATHERED)
-            if self._failed:
-                continue
-            began = time.perf_counter()
-            try:
-                self._write(item)
-            except BaseException as error:  # any failure ends the recording, none may end the training or this loop
-                self._break_off(error)
-            self.seconds += time.perf_counter() - began
+            self._try_to_write(item)
         self._ended = True
+
+    def _try_to_write(self, item: _Item) -> None:
+        if self._failed:
+            return
+        began = time.perf_counter()
+        try:
+            self._write(item)
+        except BaseException as error:  # any failure ends the recording, none may end the training or the thread
+            self._break_off(error)
+        self.seconds += time.perf_counter() - began
 
     def _write(self, item: _Item) -> None:
         members = item.members
