@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from trainmem_audit.canonical import float_text
 from trainmem_audit.privacy import REDACTED, is_secret_value, public_text
+
+if TYPE_CHECKING:
+    from trainmem_audit.sources.restoring import Saved
 
 __all__ = ["ComponentState", "Labels", "Source", "plain_value"]
 
@@ -39,6 +42,10 @@ class Source(Protocol):
 
     def components(self) -> Iterable[ComponentState]:
         """Give the components as they are now; nothing when the objects are gone."""
+        ...
+
+    def restore(self, saved: Mapping[str, Saved]) -> Iterable[str]:
+        """Put components back to what `saved` holds of them; give what could not be put back, and why."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from trainmem_audit.privacy import public_name
 from trainmem_audit.sources.base import ComponentState, Labels
+from trainmem_audit.sources.restoring import Saved, put_tensors
 
 __all__ = ["ModuleSource", "find_copies", "find_roots"]
 
@@ -73,6 +74,11 @@ class ModuleSource:
             tensors = [(name, tensor) for name, table, key in slots if (tensor := _look_up(table, key)) is not None]
             if tensors:
                 yield ComponentState(f"{self.name}.{family}", self._labels[family], tensors)
+
+    def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
+        """Write parameters and buffers in place."""
+        for component in self.components():
+            yield from put_tensors(component, saved)
 
     def _walk(self, root: torch.nn.Module) -> None:
         seen = set(self._claimed)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from trainmem_audit.privacy import public_text
 from trainmem_audit.sources.base import ComponentState, Labels, plain_value
+from trainmem_audit.sources.restoring import Saved, put_attributes, put_tensors, put_value, write_tensor
 
 __all__ = ["OptimizerSource", "learning_rates"]
 
 _SLOT_NAMES = {"momentum_buffer": "momentum"}
 _HYPER = Labels("S1", "macro", "checkpointed")
+_LOOSE = Labels("S3", "macro", "in-process")
 
 
 class OptimizerSource:
@@ -61,7 +63,7 @@ class OptimizerSource:
             if plain.get(slot):
                 yield ComponentState(label + ".values" if slots[slot] else label, labels, values=plain[slot])
         if loose:
-            yield ComponentState(f"{self.name}.params", Labels("S3", "macro", "in-process"), loose)
+            yield ComponentState(f"{self.name}.params", _LOOSE, loose)
         yield ComponentState(f"{self.name}.hyper", _HYPER, values=self._hyper_values(optimizer))
 
     def _states(
@@ -75,6 +77,54 @@ class OptimizerSource:
                     name = f"{g}.{k}"
                     loose.append((name, param))
                 yield name, state.get(param) or {}
+
+    def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
+        """Write slots in place; make those that are not there as the optimizer would, and take others away."""
+        optimizer = self._optimizer()
+        hyper = saved.get(f"{self.name}.hyper")
+        if optimizer is None or hyper is None:
+            return
+        yield from self._restore_hyper(optimizer, hyper.values)
+        slots = self._saved_slots(saved)
+        loose: list[tuple[str, torch.Tensor]] = []
+        params = (param for group in optimizer.param_groups for param in group["params"])
+        groups = (group for group in optimizer.param_groups for _ in group["params"])
+        for (name, _), param, group in zip(self._states(optimizer, loose), params, groups, strict=True):
+            kept = {slot: found for slot, members in slots.items() if (found := _of_parameter(name, members))}
+            if not kept:
+                optimizer.state.pop(param, None)
+                continue
+            state = optimizer.state[param]
+            for slot in [slot for slot in state if slot not in kept]:
+                del state[slot]
+            for slot, members in kept.items():
+                state[slot], problems = _restored_slot(state.get(slot), slot, members, param, group)
+                yield from (f"{self.name}.{slot}: {name} {why}" for why in problems)
+        yield from put_tensors(ComponentState(f"{self.name}.params", _LOOSE, loose), saved)
+
+    def _restore_hyper(self, optimizer: torch.optim.Optimizer, values: Any) -> Iterator[str]:
+        name = f"{self.name}.hyper"
+        groups = values["groups"]
+        if len(groups) != len(optimizer.param_groups):
+            yield f"{name}: {len(optimizer.param_groups)} groups now, and {len(groups)} then"
+            return
+        for number, (group, kept) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+            if kept["params"] != len(group["params"]):
+                yield f"{name}: group {number} has {len(group['params'])} parameters now, and {kept['params']} then"
+            yield from put_attributes(name, group, {key: value for key, value in kept.items() if key != "params"})
+        self._hyper_raw = None
+
+    def _saved_slots(self, saved: Mapping[str, Saved]) -> dict[str, dict[str, Any]]:
+        """Return what was kept by slot: tensors and plain values by parameter, list index or key."""
+        slots: dict[str, dict[str, Any]] = {}
+        prefix = f"{self.name}."
+        names = {label: slot for slot, label in _SLOT_NAMES.items()}
+        for component, kept in saved.items():
+            label = component.removeprefix(prefix).removesuffix(".values")
+            if component.startswith(prefix) and label not in ("hyper", "params"):
+                members = kept.tensors if kept.tensors is not None else kept.values
+                slots.setdefault(names.get(label, label), {}).update(members)
+        return slots
 
     def _hyper_values(self, optimizer: torch.optim.Optimizer) -> Any:
         raw = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -101,6 +151,60 @@ def _flatten(name: str, value: Any, tensors: list[tuple[str, torch.Tensor]], val
             _flatten(f"{name}.{public_text(str(key))}", member, tensors, values)
     elif value is not None:
         values[name] = plain_value(value)
+
+
+def _of_parameter(name: str, members: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Return what was kept for one parameter, by the path below its slot (`()` for the slot itself)."""
+    found: dict[tuple[str, ...], Any] = {}
+    for key, value in members.items():
+        if key == name:
+            found[()] = value
+        elif key.startswith(f"{name}."):
+            found[tuple(key.removeprefix(f"{name}.").split("."))] = value
+    return found
+
+
+def _restored_slot(
+    live: Any, slot: str, kept: dict[tuple[str, ...], Any], param: torch.Tensor, group: dict[str, Any]
+) -> tuple[Any, list[str]]:
+    """Return the slot as it was: what is there is written in place, what is not is made."""
+    if () in kept:
+        value, why = _restored_member(live, kept[()], param, group)
+        return value, [why] if why else []
+    problems: list[str] = []
+    if all(path[0].isdecimal() for path in kept) and not isinstance(live, dict):
+        length = 1 + max(int(path[0]) for path in kept)
+        spare = group.get("history_size", 0) if slot == "al" else 0  # LBFGS: one place for each step that it may keep
+        members: list[Any] = [None] * max(length, spare)
+        for path, value in kept.items():  # made anew: what lies in a list may be held elsewhere too
+            members[int(path[0])], why = _restored_member(None, value, param, group)
+            problems += [why] if why else []
+        return tuple(members) if isinstance(live, tuple) else members, problems
+    table = live if isinstance(live, dict) else {}
+    for path, value in kept.items():
+        key = ".".join(path)
+        table[key], why = _restored_member(table.get(key), value, param, group)
+        problems += [why] if why else []
+    return table, problems
+
+
+def _restored_member(live: Any, value: Any, param: torch.Tensor, group: dict[str, Any]) -> tuple[Any, str]:
+    if not isinstance(value, torch.Tensor):
+        return put_value(live, value)
+    if not isinstance(live, torch.Tensor) or (live.shape, live.dtype) != (value.shape, value.dtype):
+        live = _made(value, param, group)
+    return live, write_tensor(live, value) or ""
+
+
+def _made(value: torch.Tensor, param: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """Return an empty tensor for a slot, where the optimizer would have it: beside the parameter, laid out like it.
+
+    Step counters lie on the CPU unless the step is captured or fused.
+    """
+    if value.shape == param.shape:
+        return torch.empty_like(param, dtype=value.dtype, requires_grad=False, memory_format=torch.preserve_format)
+    on_host = value.ndim == 0 and not (group.get("capturable") or group.get("fused"))
+    return torch.empty(value.shape, dtype=value.dtype, device="cpu" if on_host else param.device)
 
 
 def _lifetime(slot: str, group: dict[str, Any]) -> float | None:

@@ -6,12 +6,13 @@ Neither is read with `get_scale()`: that waits for the device.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from trainmem_audit.sources.base import ComponentState, Labels, plain_value
+from trainmem_audit.sources.restoring import Saved, put_attributes, write_tensor
 
 __all__ = ["ScalerSource"]
 
@@ -44,3 +45,21 @@ class ScalerSource:
         settings = {name: getattr(scaler, attribute, None) for name, attribute in _SETTINGS.items()}
         values = {"class": type(scaler).__qualname__, **plain_value(settings)}
         yield ComponentState(f"{self.name}.hyper", _LABELS, values=values)
+
+    def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
+        """Write scale and growth counter, which are made at the first scaled loss, and set the settings."""
+        scaler = self._scaler()
+        if scaler is None or f"{self.name}.hyper" not in saved:
+            return
+        tensors = (saved[self.name].tensors if self.name in saved else None) or {}
+        for name, attribute in _TENSORS.items():
+            live = getattr(scaler, attribute, None)
+            if name not in tensors:
+                setattr(scaler, attribute, None)
+            elif live is None:
+                setattr(scaler, attribute, tensors[name].to(scaler._device).clone())
+            elif why := write_tensor(live, tensors[name]):
+                yield f"{self.name}: {name} {why}"
+        settings = saved[f"{self.name}.hyper"].values
+        values = {_SETTINGS[name]: value for name, value in settings.items() if name in _SETTINGS}
+        yield from put_attributes(f"{self.name}.hyper", vars(scaler), values)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainmem_audit.sources.base import ComponentState, Labels, plain_value
+from trainmem_audit.sources.restoring import Saved, put_attributes
 
 __all__ = ["SchedulerSource", "find_schedulers"]
 
@@ -35,6 +36,13 @@ class SchedulerSource:
         attributes = {key: value for key, value in vars(scheduler).items() if key not in _NOT_MEMORY}
         values = {"class": type(scheduler).__qualname__, **plain_value(attributes)}
         yield ComponentState(self.name, _LABELS, values=values)
+
+    def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
+        """Set the attributes that differ; functions of a `LambdaLR` are the script's and stay."""
+        scheduler, kept = self.reference(), saved.get(self.name)
+        if scheduler is not None and kept is not None:
+            values = {key: value for key, value in kept.values.items() if key != "class"}
+            yield from put_attributes(self.name, vars(scheduler), values)
 
 
 _NOT_MEMORY = frozenset({"optimizer", "_get_lr_called_within_step", "_is_initial", "verbose"})

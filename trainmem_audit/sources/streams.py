@@ -24,6 +24,8 @@ from trainmem_audit.sources.twisters import (
     numpy_stream,
     python_digest,
     python_stream,
+    restore_generator,
+    restore_twister,
 )
 
 __all__ = ["MOST", "StreamSet", "restore_torch", "torch_stream"]
@@ -145,6 +147,25 @@ class StreamSet:
             return python_stream(other) if isinstance(other, random.Random) else generator_stream(other)
         generator = self._generators[name]()
         return None if generator is None else torch_stream(generator)
+
+    def restore(self, name: str, stream: Stream) -> str | None:
+        """Set the stream `name` to a state; return why that cannot be done."""
+        try:
+            if name in ("python", "numpy"):
+                restore_twister(stream)
+            elif name == "torch.cpu":
+                restore_torch(stream, torch.default_generator)
+            elif name.startswith("torch.cuda."):
+                restore_torch(stream, torch.cuda.default_generators[int(name.rsplit(".", 1)[1])])
+            elif name in self._others and (other := self._other(name)) is not None:
+                restore_generator(stream, other)
+            elif name in self._generators and (generator := self._generators[name]()) is not None:
+                restore_torch(stream, generator)
+            else:
+                return "not there any more"
+        except (FormatError, IndexError) as error:
+            return str(error)
+        return None
 
     def _python_digest(self) -> str:
         state = random.getstate()

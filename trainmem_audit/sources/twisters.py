@@ -15,7 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import float_text, line_bytes, parse_float_text
+from trainmem_audit.canonical import float_text, line_bytes, loads_strict, parse_float_text
 from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.errors import FormatError
 
@@ -26,6 +26,7 @@ __all__ = [
     "numpy_stream",
     "python_digest",
     "python_stream",
+    "restore_generator",
     "restore_twister",
 ]
 
@@ -88,6 +89,36 @@ def restore_twister(stream: Stream) -> None:
             sys.modules["numpy.random"].set_state(state)
     except (ValueError, TypeError, IndexError) as error:
         raise FormatError("a random state cannot be restored", where=stream.library, got=str(error)[:120]) from None
+
+
+def restore_generator(stream: Stream, generator: Any) -> None:
+    """Set a `random.Random` or a `numpy.random.Generator` of the script's own to the state of `stream`.
+
+    Raises
+    ------
+    FormatError
+        If the state is none of this kind of generator.
+    """
+    try:
+        data = base64.b64decode(stream.state)
+        if isinstance(generator, random.Random):
+            words = array("I", data)
+            generator.setstate((3, tuple(words), None if stream.gauss is None else parse_float_text(stream.gauss)))
+        else:
+            generator.bit_generator.state = _from_text(
+                loads_strict(data, "a random state"), generator.bit_generator.state
+            )
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError("a random state cannot be restored", where=stream.library, got=str(error)[:120]) from None
+
+
+def _from_text(value: Any, pattern: Any) -> Any:
+    """Undo `_as_text`: the live state tells what is a number, and what an array of words."""
+    if isinstance(pattern, dict):
+        return {key: _from_text(value[key], member) for key, member in pattern.items()}
+    if hasattr(pattern, "tobytes"):
+        return type(pattern)(pattern.shape, pattern.dtype, bytearray.fromhex(value))
+    return value if isinstance(pattern, str) else int(value, 0)
 
 
 def _numpy_bytes() -> tuple[bytes, float | None]:
