@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from trainmem_audit.canonical import float_text
 from trainmem_audit.privacy import REDACTED, is_secret_value, public_text
 
-if TYPE_CHECKING:
-    from trainmem_audit.sources.restoring import Saved
-
-__all__ = ["ComponentState", "Labels", "Source", "plain_value"]
+__all__ = ["ComponentState", "Labels", "Saved", "Source", "plain_value"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,14 @@ class ComponentState:
     name: str
     labels: Labels
     tensors: list[tuple[str, torch.Tensor]] | None = None
+    values: Any = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was kept of one component: its tensors by the names that `components()` gives them, or its plain values."""
+
+    tensors: Mapping[str, torch.Tensor] | None = None
     values: Any = None
 
 

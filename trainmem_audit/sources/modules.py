@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
 from trainmem_audit.privacy import public_name
-from trainmem_audit.sources.base import ComponentState, Labels
-from trainmem_audit.sources.restoring import Saved, put_tensors
+from trainmem_audit.sources.base import ComponentState, Labels, Saved
+from trainmem_audit.sources.restoring import put_tensors
 
 __all__ = ["ModuleSource", "find_copies", "find_roots"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from trainmem_audit.privacy import public_text
-from trainmem_audit.sources.base import ComponentState, Labels, plain_value
-from trainmem_audit.sources.restoring import Saved, put_attributes, put_tensors, put_value, write_tensor
+from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
+from trainmem_audit.sources.restoring import put_attributes, put_tensors, put_value, write_tensor
 
 __all__ = ["OptimizerSource", "learning_rates"]
 

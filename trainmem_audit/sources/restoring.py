@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.sources.base import ComponentState, Source, plain_value
+from trainmem_audit.sources.base import ComponentState, Saved, Source, plain_value
 
-__all__ = ["Saved", "copy_state", "put_attributes", "put_tensors", "put_value", "restore_state", "write_tensor"]
+__all__ = ["copy_state", "put_attributes", "put_tensors", "put_value", "restore_state", "write_tensor"]
 
 _FLOAT = re.compile(r"-?(0x[0-9a-f.]+p[+-][0-9]+|inf)|nan")
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What was kept of one component: its tensors by the names that `components()` gives them, or its plain values."""
-
-    tensors: Mapping[str, torch.Tensor] | None = None
-    values: Any = None
 
 
 def copy_state(sources: Iterable[Source]) -> dict[str, Saved]:

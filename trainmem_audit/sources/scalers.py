@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from trainmem_audit.sources.base import ComponentState, Labels, plain_value
-from trainmem_audit.sources.restoring import Saved, put_attributes, write_tensor
+from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
+from trainmem_audit.sources.restoring import put_attributes, write_tensor
 
 __all__ = ["ScalerSource"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from trainmem_audit.sources.base import ComponentState, Labels, plain_value
-from trainmem_audit.sources.restoring import Saved, put_attributes
+from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
+from trainmem_audit.sources.restoring import put_attributes
 
 __all__ = ["SchedulerSource", "find_schedulers"]
 
