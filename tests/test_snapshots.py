@@ -165,7 +165,7 @@ def test_a_record_keeps_the_state_that_it_has_digests_of(kept: Path) -> None:
     found = verify(kept, home=kept.parent / "home")
     assert (found.code, found.findings) == (0, [])
     assert found.document["checks"][6]["detail"].endswith("; 3 snapshots")
-    names = sorted(path.name for path in (kept / "snapshots").iterdir())
+    names = sorted(path.name for path in (kept / "snapshots").glob("*.safetensors"))
     assert names == ["step-0.safetensors", "step-3.safetensors", "step-4.safetensors"]
     with safe_open(kept / "snapshots" / "step-4.safetensors", framework="pt") as values:
         assert {"model.params/0.weight", "model.batchnorm/1.running_mean", "optimizer.momentum/0.weight"} <= {
@@ -300,5 +300,5 @@ def test_a_library_recording_keeps_values_too(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "run" / "snapshots").iterdir())) == 2
+    assert len(list((tmp_path / "run" / "snapshots").glob("*.safetensors"))) == 2
     assert verify(tmp_path / "run", home=tmp_path / "home").code == 0

@@ -35,11 +35,11 @@ from trainmem_audit.canonical import (
 from trainmem_audit.documents.common import SCHEMA_VERSION
 from trainmem_audit.documents.declared import parse_contract
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
-from trainmem_audit.documents.steplog import LOG_FORMAT
+from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
 from trainmem_audit.envelope import seal
 from trainmem_audit.keys import Signer
 from trainmem_audit.merkle import MerkleTree
-from trainmem_audit.snapshots import Entry, header_bytes, snapshot_name
+from trainmem_audit.snapshots import Entry, header_bytes, snapshot_name, values_bytes, values_name
 
 __all__ = ["DOCUMENTS", "FOLDER", "RUNS", "SEED", "Case", "RunCase", "TinyRun", "WorkedExample", "generated", "write"]
 
@@ -614,7 +614,7 @@ class TinyRun:
         for step in range(self.steps):
             yield self.step(step)
             if step == 0:
-                yield {"t": "snapshot", "i": 1, "file": snapshot_name(0), "size": len(self.snapshot())}
+                yield {"t": "snapshot", "i": 1, **self.kept()}
         if self.ended:
             yield {
                 "t": "end", "i": self.steps, "finished": "2026-11-24T10:00:01Z", "outcome": "finished", "exitCode": 0,
@@ -642,6 +642,15 @@ class TinyRun:
         entries = [Entry(name, "w", "float32", (2,), 8) for name in tensors]
         return header_bytes(entries, 0) + b"".join(tensors.values())
 
+    def rest(self) -> bytes:
+        """Return what is no tensor in that snapshot."""
+        return values_bytes(0, {"optimizer.hyper": HYPER}, {"numpy": Stream.model_validate(BEGIN["streams"]["numpy"])})
+
+    def kept(self) -> Members:
+        """Return what log and statement say of the snapshot."""
+        values = {"file": values_name(0), "size": len(self.rest())}
+        return {"file": snapshot_name(0), "size": len(self.snapshot()), "values": values}
+
     def log(self) -> bytes:
         """Return `steps.jsonl`."""
         linked, head = [], CHAIN_START
@@ -659,6 +668,7 @@ class TinyRun:
             "order/rank-0.i64": b"".join(map(_indices, range(self.steps))),
             "source/train.py": CODE,
             snapshot_name(0): self.snapshot(),
+            values_name(0): self.rest(),
         }
         self.side(files)
         return files
@@ -715,7 +725,7 @@ class TinyRun:
                     "merkleRoot": tree.root().hex(), "complete": self.ended,
                 }
             ],
-            "snapshots": [{"step": 0, "file": snapshot_name(0), "size": len(self.snapshot())}],
+            "snapshots": [{"step": 0, **self.kept()}],
             "declared": {},
             "notRecorded": [],
         }  # fmt: skip
@@ -889,7 +899,8 @@ def _other_key() -> Signer:
 
 
 _STEP = 5
-"""Which line of the tiny run is its first step, from 0."""
+_SNAPSHOT = 6
+"""Which lines of the tiny run are its first step and the snapshot of it, from 0."""
 BROKEN: Members = {"bytes": "broken", "record": "not-checked"}
 INCONSISTENT: Members = {"record": "inconsistent"}
 
@@ -987,6 +998,23 @@ def _run_cases() -> Iterator[RunCase]:
         "a value in a snapshot does not give the state",
         TinyRun(side=_edited(snapshot_name(0), _flip_last)),
         "SIDE",
+    )
+    yield log(
+        "snapshot-rate",
+        "a value beside a snapshot does not give the state",
+        TinyRun(side=_edited(values_name(0), lambda data: data.replace(b'"lr":"0x1.0', b'"lr":"0x1.8', 1))),
+        "SIDE",
+    )
+    yield log(
+        "snapshot-stream",
+        "a random state beside a snapshot is not that of the step",
+        TinyRun(side=_edited(values_name(0), lambda data: data.replace(b'"state":"AAAA"', b'"state":"AAAB"', 1))),
+        "SIDE",
+    )
+    yield log(
+        "snapshot-refers-to-none",
+        "no earlier snapshot holds what is called unchanged",
+        TinyRun(members=_changed(_SNAPSHOT, unchanged={"model.params": 0})),
     )
 
     def statement(name: str, about: str, run: TinyRun, *codes: str, **more: Any) -> RunCase:

@@ -67,7 +67,8 @@ def _statement(run_dir: Path, log: LogSummary, extra: tuple[str, ...]) -> dict[s
 def _own_files(log: LogSummary) -> set[str]:
     """Return the names of the files that the recorder writes: what else lies there is not its own."""
     copies = {file.file for file in log.files.values() if file.file}
-    return {STEP_FILE, TENSOR_FILE, ORDER_FILE, *copies, *log.snapshots}
+    beside = (line.values.file for line in log.snapshots.values() if line.values is not None)
+    return {STEP_FILE, TENSOR_FILE, ORDER_FILE, *copies, *log.snapshots, *beside}
 
 
 def _sha256(path: Path) -> str:
@@ -120,7 +121,8 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "commitments": log.commitments,
         "step_logs": (step_log,),
         "snapshots": tuple(
-            {"step": line.step, "file": name, "size": line.size} for name, line in log.snapshots.items()
+            {name: getattr(line, name) for name in ("step", "file", "size", "values", "unchanged")}
+            for line in log.snapshots.values()
         ),
         "not_recorded": tuple(sorted({*(end.not_recorded if end else ()), *extra})),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.sidefiles import find_frame
-from trainmem_audit.snapshots import SnapshotFile, snapshot_name
+from trainmem_audit.snapshots import SnapshotFile, SnapshotValues, snapshot_name
 from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "around",
     "compare",
     "open_snapshot",
+    "open_values",
     "read_lines",
     "read_on",
     "read_statement",
@@ -35,6 +36,7 @@ __all__ = [
 
 _CHUNK = 2**20
 MAX_ENVELOPE = MAX_BYTES
+MAX_SNAPSHOT_VALUES = MAX_BYTES
 
 
 def read_lines(reader: RunReader, signed: StepLog | None = None) -> Iterator[Line]:
@@ -137,14 +139,40 @@ def open_snapshot(reader: RunReader, line: Snapshot) -> SnapshotFile:
     return _snapshot(reader, line.file)
 
 
-def _snapshot(reader: RunReader, name: str) -> SnapshotFile:
-    return SnapshotFile(lambda: reader.open(name), reader.size(name), name)
+def open_values(reader: RunReader, line: Snapshot) -> SnapshotValues | None:
+    """Return what is no tensor in the snapshot that a line of the log speaks of, where it was kept.
+
+    Raises
+    ------
+    FormatError
+        If it is missing, has another length than the log says, or is no such file.
+    """
+    if line.values is None:
+        return None
+    name = line.values.file
+    if reader.size(name) != line.values.size:
+        got = f"{reader.size(name)} bytes"
+        raise FormatError("a file of another length", where=name, expected=f"{line.values.size} bytes", got=got)
+    return SnapshotValues(reader.read(name, MAX_SNAPSHOT_VALUES), name)
 
 
-def snapshot_at(reader: RunReader, step: int) -> SnapshotFile | None:
+def _snapshot(reader: RunReader, name: str, others: Mapping[str, SnapshotFile] | None = None) -> SnapshotFile:
+    return SnapshotFile(lambda: reader.open(name), reader.size(name), name, others or {})
+
+
+def snapshot_at(reader: RunReader, manifest: Manifest, step: int) -> SnapshotFile | None:
     """Return the snapshot of a step, if the run has one; what it holds is believed only by its digests."""
-    name = snapshot_name(step)
-    return _snapshot(reader, name) if name in reader.names() else None
+    stated = next((item for item in manifest.snapshots if item.step == step), None)
+    if stated is None or stated.file != snapshot_name(step) or stated.file not in reader.names():
+        return None
+    unchanged = stated.unchanged or {}
+    files = {
+        earlier: _snapshot(reader, snapshot_name(earlier))
+        for earlier in set(unchanged.values())
+        if snapshot_name(earlier) in reader.names()
+    }
+    others = {component: files[earlier] for component, earlier in unchanged.items() if earlier in files}
+    return _snapshot(reader, stated.file, others)
 
 
 def values_at(path: Path) -> SnapshotFile:
@@ -152,9 +180,13 @@ def values_at(path: Path) -> SnapshotFile:
     return SnapshotFile(lambda: path.open("rb"), path.stat().st_size, path.name)
 
 
+def _manifest(reader: RunReader) -> Manifest:
+    return _reading(reader).statement.predicate
+
+
 def with_values(difference: Difference, expected: RunReader, got: RunReader) -> Difference:
     """Return a difference with the values of the tensors that differ, if both runs kept those of that step."""
-    sides = [snapshot_at(reader, difference.step) for reader in (expected, got)]
+    sides = [snapshot_at(reader, _manifest(reader), difference.step) for reader in (expected, got)]
     if difference.stage == "end" or sides[0] is None or sides[1] is None:
         return difference
     from trainmem_audit.sizes import with_sizes  # it needs NumPy, which most verbs do not

@@ -1,28 +1,40 @@
-"""Snapshots: the tensors of the state after one step, in one file of the safetensors layout; made and read here.
+"""Snapshots: the state after one step: its tensors in a file of the safetensors layout, the rest as JSON beside it.
 
 Safetensors: eight bytes with the length of a header, the header (JSON: name → dtype, shape, offsets), the bytes of the
 tensors one after another. A tensor is called `COMPONENT/NAME`. Pure over binary streams that may be hostile: nothing is
 read that the length of the file does not bear out. The layout is made and read here, and not by the library, because
 the recorder writes one tensor after another, of every dtype that torch has, and a verifier has no torch and reads a
-snapshot in pieces. Not here: copying tensors (`recording.snapshots`).
+snapshot in pieces. The JSON is one canonical line: `format`, `step`, `values` (of the components that have no tensors)
+and `streams` (full states of the random streams). Not here: copying tensors (`recording.snapshots`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import canonical_bytes, component_digest, loads_strict
-from trainmem_audit.documents.steplog import Component, Step
+from trainmem_audit.canonical import canonical_bytes, component_digest, line_bytes, loads_strict, value_digest
+from trainmem_audit.contract import stream_digest
+from trainmem_audit.documents.steplog import Component, Step, Stream
 from trainmem_audit.errors import FormatError
 from trainmem_audit.lineforms import FittingStep
 
-__all__ = ["Entry", "SnapshotFile", "header_bytes", "snapshot_name"]
+__all__ = [
+    "DEFAULT_SNAPSHOT_BUDGET",
+    "Entry",
+    "SnapshotFile",
+    "SnapshotValues",
+    "header_bytes",
+    "snapshot_name",
+    "values_bytes",
+    "values_name",
+]
 
 _DTYPES = {
     "float64": ("F64", 8), "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2),
@@ -31,16 +43,76 @@ _DTYPES = {
     "float8_e4m3fn": ("F8_E4M3", 1), "float8_e5m2": ("F8_E5M2", 1), "complex64": ("C64", 8),
 }  # fmt: skip
 _SIZES = dict(_DTYPES.values())
+DEFAULT_SNAPSHOT_BUDGET = 4 * 2**30
+"""How many bytes the snapshots of a record may take, unless its author says otherwise."""
 _LENGTH = 8
 _MOST_HEADER = 16 * 2**20
 _MOST_TENSORS = 2**18
 _CHUNK = 2**20
 _METADATA = "__metadata__"
+_VALUES_FORMAT = "trainmem-audit/snapshot-values/v1"
 
 
 def snapshot_name(step: int) -> str:
     """Return where in a run directory the snapshot of the state after `step` lies."""
     return f"snapshots/step-{step}.safetensors"
+
+
+def values_name(step: int) -> str:
+    """Return where in a run directory the rest of that snapshot lies: what is no tensor."""
+    return f"snapshots/step-{step}.json"
+
+
+def values_bytes(step: int, values: Mapping[str, Any], streams: Mapping[str, Stream]) -> bytes:
+    """Return the file of what is no tensor."""
+    states = {name: stream.to_json() for name, stream in streams.items()}
+    return line_bytes({"format": _VALUES_FORMAT, "step": step, "values": dict(values), "streams": states}) + b"\n"
+
+
+class SnapshotValues:
+    """What is no tensor in a snapshot that may be hostile.
+
+    Raises
+    ------
+    FormatError
+        If it is not the canonical form of such a file.
+    """
+
+    def __init__(self, data: bytes, where: str) -> None:
+        members = loads_strict(data, where)
+        expected = {"format", "step", "values", "streams"}
+        if not isinstance(members, dict) or members.keys() != expected or members["format"] != _VALUES_FORMAT:
+            raise FormatError("not the values of a snapshot", where=where, expected=" ".join(sorted(expected)))
+        if not isinstance(members["values"], dict) or not isinstance(members["streams"], dict):
+            raise FormatError("not the values of a snapshot", where=where, expected="objects")
+        if canonical_bytes(members) + b"\n" != data:
+            raise FormatError("a file that is not in its canonical form", where=where)
+        self.step: Any = members["step"]
+        self.values: dict[str, Any] = members["values"]
+        self.streams = {
+            name: Stream.parse(canonical_bytes(stream), f"{where}: {name[:80]}")
+            for name, stream in members["streams"].items()
+        }
+        self._where = where
+
+    def check(self, line: Step | FittingStep, components: dict[str, Component]) -> None:
+        """Demand the state of a step: the values of every component without tensors, the states of all streams.
+
+        Raises
+        ------
+        FormatError
+            Naming what differs.
+        """
+        held = {name for name in line.state if components[name].tensors is None}
+        if self.step != line.i or held != self.values.keys() or self.streams.keys() - line.rng.keys():
+            message = "not the values of the step"
+            raise FormatError(message, where=self._where, expected=f"step {line.i}: {sorted(held)}"[:200])
+        for name, values in self.values.items():
+            if value_digest(values).hex() != line.state[name]:
+                raise FormatError("values that have not the digest of the step log", where=self._where, got=name[:80])
+        for name, stream in self.streams.items():
+            if stream_digest(stream) != line.rng[name]:
+                raise FormatError("a state that has not the digest of the step log", where=self._where, got=name[:80])
 
 
 @dataclass(frozen=True)
@@ -77,6 +149,9 @@ def header_bytes(entries: Iterable[Entry], step: int) -> bytes:
     return len(header).to_bytes(_LENGTH, "little") + header
 
 
+_NO_OTHERS: Mapping[str, Any] = MappingProxyType({})
+
+
 class SnapshotFile:
     """A snapshot that may be hostile.
 
@@ -86,6 +161,8 @@ class SnapshotFile:
         Opens it, anew each time.
     size:
         Its length in bytes.
+    others:
+        The snapshots that hold the components that this one leaves out, because they are unchanged.
 
     Raises
     ------
@@ -93,8 +170,15 @@ class SnapshotFile:
         If the header is no header of safetensors, or does not cover the file without gaps.
     """
 
-    def __init__(self, open_file: Callable[[], BinaryIO], size: int, where: str) -> None:
+    def __init__(
+        self,
+        open_file: Callable[[], BinaryIO],
+        size: int,
+        where: str,
+        others: Mapping[str, SnapshotFile] = _NO_OTHERS,
+    ) -> None:
         self._open = open_file
+        self._others = others
         self._where = where
         with open_file() as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
@@ -135,11 +219,15 @@ class SnapshotFile:
 
     def size(self, component: str, name: str) -> int:
         """Return the bytes of one tensor, 0 if it is not there."""
+        if component in self._others:
+            return self._others[component].size(component, name)
         place = self._places.get(f"{component}/{name}")
         return 0 if place is None else place[3] - place[2]
 
     def tensor(self, component: str, name: str) -> bytes | None:
         """Return the bytes of one tensor, or `None` if it is not there."""
+        if component in self._others:
+            return self._others[component].tensor(component, name)
         place = self._places.get(f"{component}/{name}")
         if place is None:
             return None
@@ -158,15 +246,23 @@ class SnapshotFile:
         while count and (skipped := len(file.read(min(count, _CHUNK)))):
             count -= skipped
 
-    def check(self, line: Step | FittingStep, components: dict[str, Component]) -> None:
+    def check(
+        self, line: Step | FittingStep, components: dict[str, Component], unchanged: Collection[str] = ()
+    ) -> None:
         """Demand the state of a step: every tensor of it and no other, each component with its digest.
+
+        Components in `unchanged` are in an earlier snapshot, and must not be here.
 
         Raises
         ------
         FormatError
             Naming what differs.
         """
-        held = {name: components[name].tensors or () for name in line.state if components[name].tensors is not None}
+        held = {
+            name: components[name].tensors or ()
+            for name in line.state
+            if components[name].tensors is not None and name not in unchanged
+        }
         wanted = {f"{component}/{name}" for component, tensors in held.items() for name, _, _ in tensors}
         if odd := sorted(wanted ^ self._places.keys()):
             got = "missing" if odd[0] in wanted else "not of this step"

@@ -42,7 +42,7 @@ from trainmem_audit.documents.steplog import (
 from trainmem_audit.errors import FormatError
 from trainmem_audit.lineforms import FittingStep, LineForms
 from trainmem_audit.merkle import MerkleTree
-from trainmem_audit.snapshots import snapshot_name
+from trainmem_audit.snapshots import snapshot_name, values_name
 
 __all__ = [
     "FRAME",
@@ -321,6 +321,7 @@ class LogReader(_Log):
                         expected=snapshot_name(line.step),
                         got=line.file[:80],
                     )
+                self._references(line, where)
             case End():
                 self._position(line.i, where)
                 self._states(line, where)
@@ -333,6 +334,17 @@ class LogReader(_Log):
                 expected=f"step {self.summary.steps}",
                 got=f"step {at}",
             )
+
+    def _references(self, line: Snapshot, where: str) -> None:
+        """Demand that a snapshot names its own other file, and earlier snapshots that hold what it leaves out."""
+        if line.values is not None and line.values.file != values_name(line.step):
+            expected, got = values_name(line.step), line.values.file[:80]
+            raise FormatError("a snapshot out of its place", where=where, expected=expected, got=got)
+        for component, step in (line.unchanged or {}).items():
+            earlier = self.summary.snapshots.get(snapshot_name(step))
+            if earlier is None or component in (earlier.unchanged or {}):
+                message = "a snapshot refers to one that does not hold the component"
+                raise FormatError(message, where=where, expected="an earlier snapshot", got=f"{component[:80]}: {step}")
 
     def _states(self, line: Step | End, where: str) -> None:
         self._known(line.state, self.summary.components, where)

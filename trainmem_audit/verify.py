@@ -49,7 +49,7 @@ from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError,
 from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.rundir import RunReader
-from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot
+from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot, open_values
 from trainmem_audit.sidefiles import OrderFile, TensorFile
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
 from trainmem_audit.trust import Trust, accepted, judge
@@ -59,6 +59,8 @@ __all__ = ["Examination", "Policy", "Replayer", "examine", "examine_signature"]
 
 MAX_CODE = 64 * 2**20
 _CHUNK = 2**20
+_MOST_KEPT = 2**18
+"""How many components may be kept in all snapshots together: the digests of each are held."""
 _TITLES = ("envelope", "signature", "trust", "statement", "files", "step log", "side files")
 _ABSENT: Any = object()
 _NO_REASON = ("OPEN-UNREADABLE", "OPEN-UNKNOWN", "OPEN-TWICE", "OPEN-WRONG", "SIG-THRESHOLD")
@@ -486,6 +488,7 @@ class _SideFiles:
         self._last: Step | FittingStep | None = None
         self._tensors: TensorFile | None = None
         self._order: OrderFile | None = None
+        self._kept: dict[tuple[str, int], str] = {}
 
     def open(self, stack: ExitStack) -> None:
         reader, names = self._reader, self._reader.names()
@@ -517,7 +520,19 @@ class _SideFiles:
         if self.error is not None or self._last is None:
             return
         try:
-            open_snapshot(self._reader, line).check(self._last, components)
+            unchanged = line.unchanged or {}
+            open_snapshot(self._reader, line).check(self._last, components, unchanged)
+            for component, step in unchanged.items():
+                if self._kept.get((component, step)) != self._last.state.get(component):
+                    message, expected = "the state is not that of the snapshot referred to", f"as after step {step}"
+                    raise FormatError(message, where=line.file, expected=expected, got=component[:80])
+            if (values := open_values(self._reader, line)) is not None:
+                values.check(self._last, components)
+            if len(self._kept) > _MOST_KEPT:
+                raise FormatError("too many components in snapshots", where=line.file, expected=f"at most {_MOST_KEPT}")
+            self._kept |= {
+                (name, line.step): digest for name, digest in self._last.state.items() if name not in unchanged
+            }
         except FormatError as error:
             self.error = error
 

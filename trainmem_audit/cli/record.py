@@ -66,12 +66,19 @@ def _record(
     ] = None,
     tensor_budget: Annotated[int, typer.Option(metavar="MIB", min=0, help="Most MiB of tensor digests to keep.")] = 64,
     snapshots: Annotated[
-        int, typer.Option(metavar="EVERY", min=0, help="Keep all tensors of the state after every so many steps.")
-    ] = 0,
+        str,
+        typer.Option(
+            metavar="EVERY|auto",
+            help="Keep the whole state after every so many steps; auto: as often as a hundredth of the time allows.",
+        ),
+    ] = "0",
     snapshot_at: Annotated[
         list[int] | None,
         typer.Option("--snapshot-at", metavar="STEP", min=0, help="Keep them after this step (repeatable)."),
     ] = None,
+    snapshot_budget: Annotated[
+        int, typer.Option(metavar="MIB", min=1, help="Most MiB of snapshots; the interval grows as it is used up.")
+    ] = 4096,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
@@ -99,7 +106,9 @@ def _record(
         "variables": env or [],
         "tensorBudget": tensor_budget * 2**20,
         "contract": None if declared is None else declared.to_json(),
-        "snapshotEvery": snapshots,
+        "snapshotEvery": _interval(snapshots),
+        "snapshotAuto": snapshots == "auto",
+        "snapshotBudget": snapshot_budget * 2**20,
         "snapshotAt": snapshot_at or [],
         "quiet": quiet,
         "madeDir": not directory.exists(),
@@ -242,3 +251,12 @@ def _recover(
         say(f"{name}: cut {size} bytes that were being written when the run died")
     state = "complete" if recovery.statement.predicate.step_logs[0].complete else "incomplete"
     typer.echo(f"{run_dir}: {recovery.steps} steps recovered, signed as {state}")
+
+
+def _interval(text: str) -> int:
+    """Return the steps between snapshots, 0 for none or for `auto`."""
+    if text == "auto":
+        return 0
+    if text.isdecimal() and int(text) < 2**53:
+        return int(text)
+    raise UsageError("not an interval", where="--snapshots", expected="a number of steps, or auto", got=text[:40])

@@ -28,6 +28,7 @@ from trainmem_audit.documents.steplog import (
     Environment,
     Folder,
     Input,
+    KeptFile,
     Loader,
     Producer,
     Seed,
@@ -104,11 +105,13 @@ class StepLog(Document):
 
 
 class Snapshot(Document):
-    """The tensors of the state after a step, in a file of the run directory; its size in bytes."""
+    """The state after a step, in files of the run directory; see the `snapshot` line of the log."""
 
     step: Count
     file: RelPath
     size: Count
+    values: KeptFile | None = None
+    unchanged: dict[Name, Count] | None = None
 
 
 class DerivedFrom(Document):

@@ -320,8 +320,19 @@ class Step(Document):
     extensions: Extensions | None = None
 
 
+class KeptFile(Document):
+    """A file of the run directory, and its length in bytes."""
+
+    file: RelPath
+    size: Count
+
+
 class Snapshot(Document):
-    """The tensors of the state after step `i` - 1 are in `file`, which has `size` bytes."""
+    """The tensors of the state after step `i` - 1 are in `file`, which has `size` bytes.
+
+    `values` is the file with what is no tensor (values of components, full states of random streams). The tensors of
+    the components in `unchanged` are those that the snapshot of the step named there holds.
+    """
 
     kind: ClassVar[str] = "snapshot"
     chain: Digest
@@ -329,6 +340,8 @@ class Snapshot(Document):
     i: Annotated[int, Field(ge=1, le=2**53 - 1)]
     file: RelPath
     size: Count
+    values: KeptFile | None = None
+    unchanged: dict[Name, Count] | None = None
     extensions: Extensions | None = None
 
     @property

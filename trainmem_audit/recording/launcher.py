@@ -31,6 +31,7 @@ from trainmem_audit.keys import Signer
 from trainmem_audit.recording.descriptors import above_standard
 from trainmem_audit.recording.places import argument_directories
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Imposed, Options, Recording
+from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET
 
 __all__ = ["interpreter_command", "main"]
 
@@ -301,6 +302,8 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         dump=None if dump is None else (dump[0], Path(dump[1])),
         threaded=not _fixes_addresses(order),
         snapshot_every=order.get("snapshotEvery", 0),
+        snapshot_auto=order.get("snapshotAuto", False),
+        snapshot_budget=order.get("snapshotBudget", DEFAULT_SNAPSHOT_BUDGET),
         snapshot_at=frozenset(order.get("snapshotAt", ())),
         say=_say,
     )

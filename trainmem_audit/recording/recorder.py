@@ -10,7 +10,7 @@ import secrets
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import trainmem_audit.recording.session  # noqa: F401  (torch is wanted here: import it before recording begins)
 from trainmem_audit.documents.declared import find_contract
@@ -19,6 +19,7 @@ from trainmem_audit.errors import UsageError
 from trainmem_audit.keys import Signer, load_or_make_project_key
 from trainmem_audit.recording.provenance import facts
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording, say
+from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET
 
 __all__ = ["Recorder"]
 
@@ -39,7 +40,9 @@ class Recorder:
     rng_contract:
         The file that declares random streams and order; `rng-contract.toml` in the working directory if left out.
     snapshots:
-        Keep the tensors of the state after every so many steps; 0 keeps none.
+        Keep the whole state after every so many steps; 0 keeps none, `auto` as many as a hundredth of the time allows.
+    snapshot_budget:
+        Bytes that all snapshots may take; the interval grows as they are used up.
     commitments:
         Whether to commit, by salted digests, to git commit, remote, author and places of data (`recording.provenance`).
 
@@ -66,7 +69,8 @@ class Recorder:
         tensor_budget: int = DEFAULT_TENSOR_BUDGET,
         inputs: tuple[str | Path, ...] = (),
         rng_contract: str | Path | None = None,
-        snapshots: int = 0,
+        snapshots: int | Literal["auto"] = 0,
+        snapshot_budget: int = DEFAULT_SNAPSHOT_BUDGET,
         commitments: bool = True,
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
@@ -77,6 +81,7 @@ class Recorder:
         self._inputs = tuple(Path(path) for path in inputs)
         self._rng_contract = None if rng_contract is None else Path(rng_contract)
         self._snapshots = snapshots
+        self._snapshot_budget = snapshot_budget
         self._commitments = commitments
         self._recording: Recording | None = None
 
@@ -130,7 +135,9 @@ class Recorder:
             tensor_budget=self._tensor_budget,
             inputs=self._inputs,
             contract=find_contract(self._rng_contract, Path.cwd()),
-            snapshot_every=self._snapshots,
+            snapshot_every=0 if self._snapshots == "auto" else self._snapshots,
+            snapshot_auto=self._snapshots == "auto",
+            snapshot_budget=self._snapshot_budget,
             facts=facts(Path.cwd(), entry) if self._commitments else None,
             draw_starts=False,
         )

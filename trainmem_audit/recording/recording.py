@@ -34,6 +34,7 @@ from trainmem_audit.recording.opened import OpenedFiles
 from trainmem_audit.recording.openings import Openings
 from trainmem_audit.recording.places import Places
 from trainmem_audit.recording.writer import LogWriter
+from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET
 from trainmem_audit.sources.twisters import numpy_stream, python_stream, restore_twister
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ class Options:
         A step and the file to which the tensors of its state are written aside, at replay.
     threaded:
         Whether threads of ours write and digest (`LogWriter`).
-    snapshot_every, snapshot_at:
-        After which steps the tensors of the state are kept: every so many (0 for none), and these.
+    snapshot_every, snapshot_auto, snapshot_at, snapshot_budget:
+        After which steps the state is kept: every so many (0 for none) or as the time allows, and these; bytes in all.
     """
 
     run_dir: Path
@@ -113,6 +114,8 @@ class Options:
     dump: tuple[int, Path] | None = None
     threaded: bool = True
     snapshot_every: int = 0
+    snapshot_auto: bool = False
+    snapshot_budget: int = DEFAULT_SNAPSHOT_BUDGET
     snapshot_at: frozenset[int] = frozenset()
     say: Callable[[str], None] = field(default=lambda text: say(text))
 
@@ -258,8 +261,14 @@ class Recording:
         self._writer.put({"t": "inventory", **profile})
         options = self._options
         kept = SnapshotPlan(
-            lambda name: self.run_dir / name, self._opened.own_work, options.snapshot_every, options.snapshot_at
+            lambda name: self.run_dir / name,
+            self._opened.own_work,
+            options.snapshot_every,
+            options.snapshot_auto,
+            options.snapshot_at,
+            options.snapshot_budget,
         )
+        self._snapshots = kept
         self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
         self._uninstall = install(self.session, self._fail)
         if self._options.draw_starts:
@@ -365,6 +374,7 @@ class Recording:
         missing = {*self._lost_inputs}
         if self.session is not None:
             missing |= self.session.not_recorded
+            missing |= {self._snapshots.thinned} - {""}
             late = sorted(step for step in self._options.snapshot_at if step >= self.session.steps)
             missing |= {f"the snapshot of step {step}: the run had no such step" for step in late}
             if not state_known:

@@ -32,10 +32,10 @@ from trainmem_audit.recording.order import (
     parts_of,
     sampler_epoch,
 )
-from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot
+from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot, write_values
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
-from trainmem_audit.snapshots import snapshot_name
+from trainmem_audit.snapshots import snapshot_name, values_name
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
@@ -281,7 +281,7 @@ class Session:
             self._inputs, self._losses = [], []
             self._writer.put(members, digests, indices)
             self.seconds["line"] += time.perf_counter() - began
-            self._keep_values(self.steps, digests)
+            self._keep_values(self.steps, digests, state, rng)
             self.steps += 1
 
     def end(self) -> dict[str, Any]:
@@ -414,20 +414,35 @@ class Session:
         self._values[component.name] = (component.values, digest)
         return digest
 
-    def _keep_values(self, step: int, digests: list[bytes]) -> None:
+    def _keep_values(self, step: int, digests: list[bytes], state: dict[str, str], rng: dict[str, str]) -> None:
         began = time.perf_counter()
         with torch._C.DisableTorchFunction():
             if self._dump is not None and self._dump[0] == step:
                 write_snapshot(self._dump[1], self._sources(), step, digests)
             if self._snapshots is not None and self._snapshots.wants(step):
-                name = snapshot_name(step)
-                with self._snapshots.own_work():
-                    size = write_snapshot(self._snapshots.place(name), self._sources(), step, digests)
-                if size is None:
-                    self.not_recorded.add(f"the snapshot of step {step}: a thread changed tensors while it was written")
-                else:
-                    self._writer.put({"t": "snapshot", "i": step + 1, "file": name, "size": size})
+                self._write_snapshot(self._snapshots, step, digests, state, rng)
         self.seconds["snapshot"] += time.perf_counter() - began
+
+    def _write_snapshot(
+        self, plan: SnapshotPlan, step: int, digests: list[bytes], state: dict[str, str], rng: dict[str, str]
+    ) -> None:
+        began = time.perf_counter()
+        held = {name: digest for name, digest in state.items() if name in self._headers}
+        unchanged = plan.unchanged(held)
+        values = {name: self._values[name][0] for name in state if name not in held}
+        streams = {name: stream for name in rng if (stream := self._streams.describe(name)) is not None}
+        names = snapshot_name(step), values_name(step)
+        with plan.own_work():
+            size = write_snapshot(plan.place(names[0]), self._sources(), step, digests, unchanged)
+            if size is None:
+                self.not_recorded.add(f"the snapshot of step {step}: a thread changed tensors while it was written")
+                return
+            rest = write_values(plan.place(names[1]), step, values, streams)
+        line = {"t": "snapshot", "i": step + 1, "file": names[0], "size": size}
+        line["values"] = {"file": names[1], "size": rest}
+        self._writer.put({**line, "unchanged": unchanged} if unchanged else line)
+        written = {name: digest for name, digest in held.items() if name not in unchanged}
+        plan.wrote(step, written, size + rest, time.perf_counter() - began)
 
     # Discovery -----------------------------------------------------------------------------------------------------
 

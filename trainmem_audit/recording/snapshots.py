@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from blake3 import blake3
 
 from trainmem_audit.digests import dtype_name, tensor_bytes
-from trainmem_audit.snapshots import Entry, header_bytes
+from trainmem_audit.documents.steplog import Stream
+from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET, Entry, header_bytes, values_bytes
 from trainmem_audit.sources.base import Source
 
-__all__ = ["SnapshotPlan", "write_snapshot"]
+__all__ = ["SnapshotPlan", "write_snapshot", "write_values"]
+
+_AUTO_SHARE = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass
 class SnapshotPlan:
-    """Which steps get a snapshot: every so many (0 for none), and single ones.
+    """Which steps get a snapshot: every so many (0 for none) or as the time allows, and single ones.
+
+    The budget is kept as that of tensor digests is: whenever half of what is left of it is used, the interval doubles.
+    Single steps that were asked for are written all the same.
 
     Parameters
     ----------
@@ -27,23 +35,69 @@ class SnapshotPlan:
         Gives the path of a file of the record.
     own_work:
         What to be in while it is written, so that it is taken for no output of the script.
+    every:
+        The interval in steps; `auto` instead writes whenever snapshots have taken less than a hundredth of the time.
+    budget:
+        How many bytes all snapshots may take.
     """
 
     place: Callable[[str], Path]
     own_work: Callable[[], AbstractContextManager[object]] = nullcontext
     every: int = 0
+    auto: bool = False
     at: frozenset[int] = frozenset()
+    budget: int = DEFAULT_SNAPSHOT_BUDGET
+    thinned: str = ""
+    _used: int = 0
+    _limit: int = 0
+    _largest: int = 0
+    _share: float = _AUTO_SHARE
+    _spent: float = 0.0
+    _began: float | None = None
+    _kept: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def wants(self, step: int) -> bool:
         """Tell whether the state after `step` is to be kept."""
-        return step in self.at or (self.every > 0 and step % self.every == 0)
+        if step in self.at:
+            return True
+        if not (self.auto or (self.every > 0 and step % self.every == 0)):
+            return False
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._limit = now, self.budget // 2
+        if self.auto and self._spent > self._share * (now - self._began):
+            return False
+        return self._affordable(step)
+
+    def _affordable(self, step: int) -> bool:
+        if self._used + self._largest > self.budget:
+            self.thinned = self.thinned or f"snapshots after step {step}: the budget of {self.budget} bytes is used"
+            return False
+        while self._used > self._limit:
+            self._limit += max(1, (self.budget - self._limit) // 2)
+            self.every *= 2
+            self._share /= 2
+        return self.auto or step % self.every == 0
+
+    def unchanged(self, state: Mapping[str, str]) -> dict[str, int]:
+        """Return the components that an earlier snapshot holds as they are now, with its step."""
+        return {name: kept[1] for name, digest in state.items() if (kept := self._kept.get(name)) and kept[0] == digest}
+
+    def wrote(self, step: int, state: Mapping[str, str], size: int, seconds: float) -> None:
+        """Note a snapshot of `size` bytes that holds these components."""
+        self._used += size
+        self._largest = max(self._largest, size)
+        self._spent += seconds
+        self._kept |= {name: (digest, step) for name, digest in state.items()}
 
 
-def write_snapshot(path: Path, sources: Iterable[Source], step: int, digests: Sequence[bytes]) -> int | None:
+def write_snapshot(
+    path: Path, sources: Iterable[Source], step: int, digests: Sequence[bytes], leave_out: Container[str] = ()
+) -> int | None:
     """Write the tensors of all components, one after another, whole or not at all; return the bytes written.
 
-    `digests` are theirs, in the order of `tensors.b3`. Where another thread of the script has changed one since they
-    were taken, nothing is kept, and `None` returned.
+    `digests` are theirs, in the order of `tensors.b3`; the components in `leave_out` are not written. Where another
+    thread of the script has changed a tensor since they were taken, nothing is kept, and `None` returned.
     """
     tensors = [
         (component.name, name, tensor)
@@ -52,24 +106,45 @@ def write_snapshot(path: Path, sources: Iterable[Source], step: int, digests: Se
         for name, tensor in component.tensors or ()
     ]
     tensors.sort(key=lambda item: item[0])  # the order of `tensors.b3`
+    written = [(item, digest) for item, digest in zip(tensors, digests, strict=True) if item[0] not in leave_out]
     entries = [
         Entry(component, name, dtype_name(tensor), tuple(tensor.shape), tensor.numel() * tensor.element_size())
-        for component, name, tensor in tensors
+        for (component, name, tensor), _ in written
     ]
     path.parent.mkdir(exist_ok=True)
+    with suppress(_ChangedError), _whole(path, step) as file:
+        file.write(header_bytes(entries, step))
+        for (_, _, tensor), digest in written:
+            data = tensor_bytes(tensor)
+            if blake3(data).digest() != digest:
+                raise _ChangedError
+            file.write(data)
+        return file.tell()
+    return None
+
+
+def write_values(path: Path, step: int, values: Mapping[str, Any], streams: Mapping[str, Stream]) -> int:
+    """Write what is no tensor, whole or not at all; return the bytes written."""
+    data = values_bytes(step, values, streams)
+    path.parent.mkdir(exist_ok=True)
+    with _whole(path, step) as file:
+        file.write(data)
+    return len(data)
+
+
+class _ChangedError(Exception):
+    """A tensor is not what it was when its digest was taken."""
+
+
+@contextmanager
+def _whole(path: Path, step: int) -> Iterator[BinaryIO]:
+    """Give a file that gets its name when all of it is on the disk."""
     aside = path.with_name(f".{path.name}.{step:016x}")  # what `recover` removes; no random number is drawn
     try:
         with aside.open("xb") as file:
-            file.write(header_bytes(entries, step))
-            for (_, _, tensor), digest in zip(tensors, digests, strict=True):
-                data = tensor_bytes(tensor)
-                if blake3(data).digest() != digest:
-                    return None
-                file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-            size = file.tell()
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    return size

@@ -277,7 +277,7 @@ def _confirm(root: Path, first: Replay, reader: RunReader, manifest: Manifest, o
     try:
         scratch = _scratch(root, reader, manifest, options)
         found = first.difference if first.difference and first.difference.stage != "end" else None
-        kept = snapshot_at(reader, found.step) if found else None
+        kept = snapshot_at(reader, manifest, found.step) if found else None
         dump = (found.step, root / "dump") if found and kept else None
         second = _run(root, scratch, reader, manifest, options, dump)
     except (UsageError, ReplayError, FormatError) as error:
