@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -18,13 +19,20 @@ from safetensors.torch import save
 from tests.tools import SCRIPTS, audit, environment, record, verify
 from tests.trainings import Ended, bare, lay_out, recorded, replayed, statement_of
 from trainmem_audit.assemble import recover
-from trainmem_audit.digests import tensor_bytes, tensor_digest
+from trainmem_audit.canonical import canonical_bytes, component_digest, float_text, value_digest
+from trainmem_audit.digests import dtype_name, tensor_bytes, tensor_digest
 from trainmem_audit.errors import FormatError
 from trainmem_audit.keys import Signer
 from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot
-from trainmem_audit.runs import values_at
-from trainmem_audit.snapshots import SnapshotFile
+from trainmem_audit.rundir import open_run
+from trainmem_audit.runs import snapshot_at, values_at
+from trainmem_audit.snapshots import SnapshotFile, SnapshotValues
+from trainmem_audit.sources.base import Source
 from trainmem_audit.sources.modules import ModuleSource
+from trainmem_audit.sources.optimizers import OptimizerSource
+from trainmem_audit.sources.restoring import restore_state, saved_state
+from trainmem_audit.sources.schedulers import SchedulerSource
+from trainmem_audit.sources.streams import StreamSet
 
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -146,6 +154,46 @@ def test_which_steps_are_kept() -> None:
     assert not any(SnapshotPlan(Path).wants(step) for step in range(10))
 
 
+@given(st.integers(1, 5000), st.integers(1, 60), st.integers(1, 7))
+def test_snapshots_stay_within_their_budget(budget: int, size: int, every: int) -> None:
+    plan = SnapshotPlan(Path, every=every, budget=budget)
+    taken = []
+    for step in range(600):
+        if plan.wants(step):
+            taken.append(step)
+            plan.wrote(step, {}, size, 0.0)
+    assert sum(size for _ in taken[1:]) <= budget  # the first is taken whatever its size
+    gaps = [b - a for a, b in itertools.pairwise(taken)]
+    assert all(gap % every == 0 for gap in gaps)
+    if size * 600 // every < budget // 2:
+        assert taken == list(range(0, 600, every))
+        assert plan.thinned == ""
+    elif size * 4 < budget < size * (600 // every):
+        assert gaps[-1] > gaps[0] or plan.thinned
+
+
+def test_as_many_snapshots_as_a_hundredth_of_the_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("trainmem_audit.recording.snapshots.time.monotonic", lambda: now)
+    plan = SnapshotPlan(Path, auto=True)
+    taken = []
+    for step in range(4000):
+        now = step * 0.01
+        if plan.wants(step):
+            taken.append(step)
+            plan.wrote(step, {}, 1000, 0.05)
+    assert taken[0] == 0
+    assert all(500 <= b - a <= 501 for a, b in itertools.pairwise(taken))  # 50 ms each, so one in five seconds
+
+
+def test_what_has_not_changed_is_named_and_not_written_again() -> None:
+    plan = SnapshotPlan(Path, every=1)
+    plan.wrote(0, {"model.params": "a", "model.batchnorm": "b"}, 10, 0.0)
+    assert plan.unchanged({"model.params": "c", "model.batchnorm": "b"}) == {"model.batchnorm": 0}
+    plan.wrote(1, {"model.params": "c"}, 5, 0.0)
+    assert plan.unchanged({"model.params": "c", "model.batchnorm": "b"}) == {"model.params": 1, "model.batchnorm": 0}
+
+
 # In a record ------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +219,114 @@ def test_a_record_keeps_the_state_that_it_has_digests_of(kept: Path) -> None:
         assert {"model.params/0.weight", "model.batchnorm/1.running_mean", "optimizer.momentum/0.weight"} <= {
             *values.keys()
         }
+
+
+def test_what_is_no_tensor_lies_beside(kept: Path) -> None:
+    document = json.loads((kept / "snapshots" / "step-4.json").read_bytes())
+    assert {"optimizer.hyper"} <= document["values"].keys()
+    assert {"python", "torch.cpu"} <= document["streams"].keys()
+    assert document["step"] == 4
+
+
+FROZEN = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+model[1].eval()
+optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+for step in range(6):
+    loss = model(torch.randn(5, 3)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    scheduler.step()
+"""
+
+
+def _frozen(tmp_path: Path) -> Path:
+    (tmp_path / "train.py").write_text(FROZEN)
+    done = recorded(tmp_path, "train.py", home=tmp_path / "home", options=("--snapshots", "2"))
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def test_a_frozen_component_is_kept_once(tmp_path: Path) -> None:
+    run = _frozen(tmp_path)
+    first, *later = statement_of(run).predicate.snapshots
+    assert first.unchanged is None
+    assert [item.unchanged for item in later] == [{"model.batchnorm": 0}] * 2
+    assert all(item.size < first.size for item in later)
+    found = verify(run, home=tmp_path / "home")
+    assert (found.code, found.findings) == (0, [])
+    with open_run(run) as reader:
+        snapshot = snapshot_at(reader, statement_of(run).predicate, 4)
+        assert snapshot is not None
+        assert snapshot.tensor("model.batchnorm", "1.running_mean") == bytes(16)
+        assert snapshot.size("model.batchnorm", "1.running_mean") == 16
+
+
+def test_training_goes_on_from_the_files_of_a_snapshot(tmp_path: Path) -> None:
+    """Objects made anew, restored from the files, go the way that the log says."""
+    run = _frozen(tmp_path)
+    manifest = statement_of(run).predicate
+    lines = [json.loads(line) for line in (run / "steps.jsonl").read_bytes().splitlines()]
+    steps = {line["i"]: line for line in lines if line["t"] == "step"}
+    with open_run(run) as reader:
+        kept = snapshot_at(reader, manifest, 2)
+        values = SnapshotValues(reader.read("snapshots/step-2.json", 2**20), "step-2.json")
+        assert kept is not None
+        saved = saved_state(kept, values.values, {name: manifest.sources[name] for name in steps[2]["state"]})
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)
+    )
+    model[1].eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.7)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    module = ModuleSource("model", model)
+    sources: list[Source] = [module, OptimizerSource("optimizer", optimizer, module.names().get)]
+    sources.append(SchedulerSource("scheduler", scheduler))
+    assert restore_state(sources, saved) == []
+    assert StreamSet().restore("torch.cpu", values.streams["torch.cpu"]) is None
+    scheduler.step()
+    for step in (3, 4, 5):
+        loss = model(torch.randn(5, 3)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert steps[step]["scalars"]["loss"] == [float_text(float(loss.detach()))]
+        for component in (item for source in sources for item in source.components()):
+            if component.tensors is not None:
+                header = [[name, dtype_name(tensor), list(tensor.shape)] for name, tensor in component.tensors]
+                digests = [tensor_digest(tensor) for _, tensor in component.tensors]
+                found = component_digest(canonical_bytes(header), digests)
+            else:
+                found = value_digest(component.values)
+            assert found.hex() == steps[step]["state"][component.name], component.name
+        scheduler.step()
+
+
+def test_one_changed_value_beside_a_snapshot_is_found(kept: Path) -> None:
+    path = kept / "snapshots" / "step-3.json"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole.replace(b'"step":3', b'"step":4'))
+        found = verify(kept, home=kept.parent / "home")
+    finally:
+        path.write_bytes(whole)
+    assert found.code == 1
+    assert found.findings == ["FILE-CHANGED snapshots/step-3.json", "SIDE snapshots/step-3.json"]
+
+
+@pytest.mark.parametrize("interval", ["often", "-1", "1.5"])
+def test_an_interval_that_is_none_is_refused(tmp_path: Path, interval: str) -> None:
+    (tmp_path / "train.py").write_text("pass")
+    done = recorded(tmp_path, "train.py", home=tmp_path / "home", options=("--snapshots", interval))
+    assert done.returncode == 2
+    assert b"a number of steps, or auto" in done.stderr
 
 
 def test_a_snapshot_that_was_asked_for_and_never_came_is_said(kept: Path) -> None:

@@ -7,6 +7,7 @@ reading components (the sources), files (`trainmem_audit.snapshots`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -14,9 +15,20 @@ from typing import Any
 import torch
 
 from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.documents.steplog import Component
+from trainmem_audit.errors import FormatError
+from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.sources.base import ComponentState, Saved, Source, plain_value
 
-__all__ = ["copy_state", "put_attributes", "put_tensors", "put_value", "restore_state", "write_tensor"]
+__all__ = [
+    "copy_state",
+    "put_attributes",
+    "put_tensors",
+    "put_value",
+    "restore_state",
+    "saved_state",
+    "write_tensor",
+]
 
 _FLOAT = re.compile(r"-?(0x[0-9a-f.]+p[+-][0-9]+|inf)|nan")
 
@@ -151,3 +163,29 @@ def _mapped(live: Any, plain: dict[str, Any]) -> tuple[Any, str]:
         if key not in plain and plain_value({own: live[own]}):
             del live[own]
     return live, ""
+
+
+def saved_state(kept: SnapshotFile, values: Mapping[str, Any], components: Mapping[str, Component]) -> dict[str, Saved]:
+    """Return what a snapshot holds of `components`: its tensors on the CPU, with dtypes and shapes of the inventory.
+
+    Raises
+    ------
+    FormatError
+        If a tensor is missing, or has another size.
+    """
+    found = {}
+    for name, component in components.items():
+        if component.tensors is None:
+            found[name] = Saved(values=values.get(name, component.values))
+            continue
+        tensors = {}
+        for tensor, dtype, shape in component.tensors:
+            data = kept.tensor(name, tensor)
+            kind = getattr(torch, dtype, None)
+            count = math.prod(shape)
+            if data is None or not isinstance(kind, torch.dtype) or len(data) != count * kind.itemsize:
+                raise FormatError("a snapshot does not hold a tensor of the step", where=f"{name}: {tensor}"[:200])
+            flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+            tensors[tensor] = flat.view(kind).reshape(shape)
+        found[name] = Saved(tensors)
+    return found
