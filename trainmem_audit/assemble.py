@@ -14,6 +14,7 @@ from typing import Any
 
 from trainmem_audit import __version__
 from trainmem_audit.canonical import canonical_bytes
+from trainmem_audit.checkpoints import visibility
 from trainmem_audit.commitments import MAX_BYTES, disclosures_bytes, open_commitments, parse_disclosures
 from trainmem_audit.contract import contract_members
 from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
@@ -25,6 +26,7 @@ from trainmem_audit.documents.manifest import (
     Statement,
     is_listed,
 )
+from trainmem_audit.documents.steplog import Component
 from trainmem_audit.envelope import seal
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.keys import Signer
@@ -93,6 +95,8 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
     run: dict[str, Any] = {"id": begin.nonce, "started": begin.started, "outcome": "killed"}
     if end is not None:
         run |= {"finished": end.finished, "outcome": end.outcome, "exit_code": end.exit_code}
+    if log.parent is not None:
+        run["parent"] = log.parent
     step_log = {
         "file": "steps.jsonl",
         "rank": begin.rank,
@@ -113,7 +117,7 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "rng_contract": contract_members(begin, log.streams, log.seeds, log.canary, log.moves),
         "seeds": tuple(log.seeds),
         "canary": log.canary,
-        "sources": log.components,
+        "sources": _measured(log),
         "order": log.loaders,
         "inputs": tuple(log.inputs.values()),
         "files": tuple(log.files.values()),
@@ -124,7 +128,24 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
             {name: getattr(line, name) for name in ("step", "file", "size", "values", "unchanged")}
             for line in log.snapshots.values()
         ),
+        "checkpoints": tuple(
+            {**dict(saved), "steps": steps, "count": count}
+            for _, (saved, steps, count) in sorted(log.checkpoints.items())
+        )
+        or None,
         "not_recorded": tuple(sorted({*(end.not_recorded if end else ()), *extra})),
+    }
+
+
+def _measured(log: LogSummary) -> dict[str, Component]:
+    """Return the components with the visibility that the last checkpoint beyond weights shows, where there is one."""
+    if "state" not in log.checkpoints:
+        return log.components
+    saved, _, _ = log.checkpoints["state"]
+    labels = {name: visibility(saved, name) for name in log.components}
+    return {
+        name: item if labels[name] is None else item.model_copy(update={"visibility": labels[name]})
+        for name, item in log.components.items()
     }
 
 

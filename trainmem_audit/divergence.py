@@ -172,12 +172,19 @@ class Comparison:
     Parameters
     ----------
     expected_tensors, got_tensors:
-        Where the tensor digests of a step are found, for naming the tensor.
+        Where the tensor digests of a step are found, for naming the tensor; by the steps of the expected run.
+    resumed_at:
+        How many steps of the expected run come before the first of the other one, which was resumed there.
     """
 
     def __init__(
-        self, expected_tensors: TensorLookup = lambda _: None, got_tensors: TensorLookup = lambda _: None
+        self,
+        expected_tensors: TensorLookup = lambda _: None,
+        got_tensors: TensorLookup = lambda _: None,
+        *,
+        resumed_at: int | None = None,
     ) -> None:
+        self._resumed = resumed_at is not None
         self._sides = (_Side(), _Side())
         self._lookups = (expected_tensors, got_tensors)
         self.steps = 0
@@ -196,6 +203,12 @@ class Comparison:
             for name, steps in side.items():
                 found[name] = found.get(name, 0) + steps
         return found
+
+    def skip(self, expected: Group) -> None:
+        """Take a group that the other run, which was resumed later, does not have."""
+        self._sides[0].take(expected)
+        if isinstance(expected.last, Step):
+            self.steps += 1
 
     def feed(self, expected: Group, got: Group | None) -> Difference | None:
         """Compare the next group of both sides; `got` is `None` when the other run stopped before it."""
@@ -260,6 +273,8 @@ class Comparison:
         left, right = self._sides
         for name in sorted(left.components.keys() | right.components.keys()):
             a, b = left.components.get(name), right.components.get(name)
+            if self._resumed and (a is None or b is None):
+                continue  # what a run that begins anew meets only later, a teacher that must first change say
             if (a and a.tensors) != (b and b.tensors) or (a is None) != (b is None):
                 rank = _STRUCTURE if name.split(".")[0].startswith("model") else _rank(name)
                 yield _Item(rank, name, "start", _present(a), _present(b), _header_difference(a, b))
@@ -282,7 +297,7 @@ class Comparison:
             yield _Item(_RNG, name, stage, a_digest, b_digest)
         # What only one side has is no difference: see `uncompared`.
         for name in sorted(a.state.keys() & b.state.keys()):
-            if a.state[name] != b.state[name]:
+            if a.state[name] != b.state[name] and not self._only_restored(name):
                 yield _Item(_rank(name), name, stage, a.state[name], b.state[name], self._values(name))
         if isinstance(a, Step) and isinstance(b, Step):
             yield from self._rates(a, b)
@@ -323,8 +338,17 @@ class Comparison:
         left, right = self._sides
         for name in sorted(a.keys() & b.keys()):
             unused = a[name] == left.streams.get(name) and b[name] == right.streams.get(name)
+            if self._resumed and not _is_global(name) and left.streams.get(name) != right.streams.get(name):
+                continue  # generators of the script's own are numbered as they are met: it may be another one
             if a[name] != b[name] and not unused:  # other start states of a stream that nobody has drawn from yet
                 yield f"rng.{name}", a[name], b[name]
+
+    def _only_restored(self, name: str) -> bool:
+        """Tell whether a scaler differs in nothing but what `load_state_dict` calls its first scale, used no more."""
+        if not self._resumed or not name.startswith("scaler"):
+            return False
+        left, right = (dict(side.values.get(name) or {}) for side in self._sides)
+        return bool(left) and left | {"init_scale": None} == right | {"init_scale": None}
 
     def _values(self, name: str) -> str:
         left, right = (side.values.get(name) for side in self._sides)
@@ -442,6 +466,10 @@ def _rank(component: str) -> int:
     if component.startswith("model") and family == "params":
         return _PARAMS
     return _BUFFERS
+
+
+def _is_global(stream: str) -> bool:
+    return stream in ("python", "numpy", "torch.cpu") or stream.startswith("torch.cuda.")
 
 
 def _start_explanation(item: _Item) -> str:

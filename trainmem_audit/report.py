@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.checkpoints import losses
 from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.compliance import Compliance, ItemResult
 from trainmem_audit.documents.findings import Check, Replay, Verification
@@ -65,8 +66,8 @@ SOURCES: Final = {
 """The source classes of training memory (STANDARD § 1)."""
 LIFETIMES: Final = {"micro": "some steps", "meso": "a window or an epoch", "macro": "the whole run"}
 VISIBILITIES: Final = {
-    "checkpointed": "part of a state_dict",
-    "in-process": "in memory only",
+    "checkpointed": "part of a state_dict, or seen to be saved",
+    "in-process": "in memory only, or seen not to be saved",
     "implicit": "only its effect can be seen",
     "unknown": "not determined",
 }
@@ -657,6 +658,7 @@ def _context(
             key=lambda item: item.cause,
         ),
         "doubtful": _is_doubtful(verification),
+        "checkpoints": [(saved, losses(saved)) for saved in manifest.checkpoints or ()],
         "duration": "not known" if seconds is None or seconds < 0 else duration_text(seconds),
         "epoch_counts": dict(series.epoch_counts),
         "findings": sorted(verification.findings, key=lambda finding: finding.severity != "error"),

@@ -8,10 +8,12 @@ from typing import Any
 
 from trainmem_audit import versions
 from trainmem_audit.canonical import loads_strict
+from trainmem_audit.checkpoints import blamed
 from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, tree_difference
+from trainmem_audit.documents.checkpoints import Checkpoint, Parent
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Manifest, Statement, StepLog
-from trainmem_audit.documents.steplog import Line, Snapshot, parse_line
+from trainmem_audit.documents.steplog import Inventory, Line, Snapshot, Step, parse_line
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.rundir import RunReader
@@ -25,9 +27,11 @@ __all__ = [
     "compare",
     "open_snapshot",
     "open_values",
+    "parent_of",
     "read_lines",
     "read_on",
     "read_statement",
+    "resumed_at",
     "snapshot_at",
     "tensor_lookup",
     "values_at",
@@ -215,19 +219,76 @@ def _surroundings(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def compare(expected: RunReader, got: RunReader) -> tuple[Difference | None, int]:
-    """Return the first difference of two recorded runs, and the number of steps that are equal before it.
+def parent_of(reader: RunReader) -> Parent | None:
+    """Return which run a run says that it goes on from, by its statement, or by its log where it is not signed."""
+    if "run.json" in reader.names():
+        return read_statement(reader).predicate.run.parent
+    return next((line.parent for line in read_lines(reader) if isinstance(line, Inventory) and line.parent), None)
+
+
+def resumed_at(expected: RunReader, got: RunReader) -> int | None:
+    """Return after how many steps of one run another one, which was resumed from a checkpoint, begins.
+
+    `None` where it was not resumed, or both from the same steps on.
+    """
+    parents = [parent_of(reader) for reader in (expected, got)]
+    before, after = (0 if parent is None else parent.steps for parent in parents)
+    return after - before if after > before else None
+
+
+def compare(expected: RunReader, got: RunReader, offset: int | None = None) -> tuple[Difference | None, int]:
+    """Return the first difference of two recorded runs, and the number of steps of the first up to it.
+
+    Parameters
+    ----------
+    offset:
+        How many steps of `expected` come before the first of `got`, where that is a run that was resumed.
 
     Raises
     ------
     FormatError
         If either log is damaged.
+    UsageError
+        If `expected` has not so many steps.
     """
-    comparison = Comparison(tensor_lookup(expected), tensor_lookup(got))
+    found = tensor_lookup(got)
+    shifted: TensorLookup = found if offset is None else lambda step: found(step - offset)
+    comparison = Comparison(tensor_lookup(expected), shifted, resumed_at=offset)
+    saved = _Saved(None if offset is None else parent_of(got))
     right = groups(read_lines(got))
-    for group in groups(read_lines(expected)):
+    for group in groups(saved.watch(read_lines(expected))):
+        if comparison.steps < (offset or 0) and isinstance(group.last, Step):
+            comparison.skip(group)
+            continue
         difference = comparison.feed(group, next(right, None))
         if difference is not None:
-            return difference, comparison.steps
+            return saved.blame(difference), comparison.steps
+    if comparison.steps < (offset or 0):
+        raise UsageError(
+            "the other run begins later than this one ends", where=expected.label, expected=f"{offset} steps at least"
+        )
     left_over = next(right, None)
     return (None if left_over is None else comparison.feed(Group(), left_over)), comparison.steps
+
+
+class _Saved:
+    """Looks in a log for the checkpoint that another run has read, if any."""
+
+    def __init__(self, parent: Parent | None) -> None:
+        self._parent = parent
+        self._checkpoint: Checkpoint | None = None
+
+    def watch(self, lines: Iterator[Line]) -> Iterator[Line]:
+        """Pass the lines on."""
+        for line in lines:
+            if self._parent is not None and isinstance(line, Inventory):
+                for saved in line.checkpoints or ():
+                    if saved.sha256 == self._parent.sha256:
+                        self._checkpoint = saved
+            yield line
+
+    def blame(self, difference: Difference) -> Difference:
+        """Name what that checkpoint does not hold, where it is known."""
+        if self._parent is None or self._checkpoint is None:
+            return difference
+        return blamed(difference, self._checkpoint, self._parent.steps)

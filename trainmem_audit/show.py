@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from trainmem_audit.checkpoints import summary_text
 from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.findings import Attestation, Opening, Signature
 from trainmem_audit.documents.manifest import Manifest, Statement
@@ -27,7 +28,7 @@ _MOST_LOGS: Final = 2
 _MOST_LEFT_OUT: Final = 2
 _MOST_ATTESTED: Final = 3
 _FACTS_FIRST: Final = ("git.commit", "git.dirty", "author", "git.remote")
-_TWO_LINES: Final = frozenset({"command", "committed", "order", "packages"})
+_TWO_LINES: Final = frozenset({"checkpoints", "command", "committed", "order", "packages"})
 """What may go on in a second line; everything else is cut off at the end of its own."""
 
 _STATES: Final = {
@@ -54,6 +55,7 @@ def statement_text(
         ("signature", _signature(signature)),
         ("command", command_line(manifest.command)),
         ("outcome", _outcome(manifest)),
+        *_parent(manifest),
         ("steps", _steps(manifest)),
         *_components(manifest),
         *_loaders(manifest),
@@ -64,6 +66,7 @@ def statement_text(
         ("inputs", f"{_count(manifest.inputs, 'file')}, {size_text(sum(item.bytes for item in manifest.inputs))}"),
         ("code", _listed([item.path for item in manifest.files])),
         *_snapshots(manifest),
+        *_checkpoints(manifest),
         *_commitments(openings),
         *_attestations(attestations),
         *_left_out(manifest),
@@ -197,6 +200,16 @@ def _snapshots(manifest: Manifest) -> Iterator[tuple[str, str]]:
             "snapshots",
             f"{len(manifest.snapshots)}, {size}, after steps {_spans([s.step for s in manifest.snapshots])}",
         )
+
+
+def _checkpoints(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for saved in manifest.checkpoints or ():
+        yield "checkpoints", f"{saved.count}, the last after {saved.steps} steps: {summary_text(saved)}"
+
+
+def _parent(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if (parent := manifest.run.parent) is not None:
+        yield "goes on from", f"run {parent.run}, after {parent.steps} steps, by its checkpoint {parent.sha256[:12]}"
 
 
 def _spans(steps: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from trainmem_audit.canonical import (
     value_digest,
 )
 from trainmem_audit.contract import StreamCollector
+from trainmem_audit.documents.checkpoints import Checkpoint, Parent
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.steplog import (
     Begin,
@@ -77,6 +78,7 @@ class LogSummary:
     """What a log says as a whole, gathered line by line, in memory that does not grow with the steps.
 
     Start states, loaders and files keep their first value; `components` keeps the latest header, `folders` too.
+    `checkpoints` keeps the last of each kind, with the steps before it and how many there were.
     """
 
     begin: Begin | None = None
@@ -99,6 +101,8 @@ class LogSummary:
     moves: StreamCollector = field(default_factory=StreamCollector)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     commitments: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, tuple[Checkpoint, int, int]] = field(default_factory=dict)
+    parent: Parent | None = None
     _parts: int = 0
 
     def take(self, line: Line) -> None:
@@ -140,6 +144,11 @@ class LogSummary:
         for folder in line.folders or ():
             self._replace(self.folders, folder.path, folder)
         self._keep_first(self.commitments, line.commitments or {})
+        for saved in line.checkpoints or ():
+            _, _, count = self.checkpoints.get(saved.kind, (saved, 0, 0))
+            self._parts += len(saved.components) if count == 0 else 0
+            self.checkpoints[saved.kind] = (saved, line.i, count + 1)
+        self.parent = self.parent or line.parent
         known = (
             self.components,
             self.streams,
@@ -302,6 +311,9 @@ class LogReader(_Log):
                 self._position(line.i, where)
                 self._known(line.state or {}, log.components, where)
                 self._known(line.draws or {}, log.streams, where)
+                for saved in line.checkpoints or ():
+                    self._known(saved.components, log.components, where)
+                    self._known(saved.streams, log.streams, where)
                 for worker in line.workers or ():
                     self._known((worker.loader,), log.loaders, where)
                     self._known((*worker.streams, *worker.consumed), log.streams, where)

@@ -169,7 +169,11 @@ class Examination:
             return {}
         manifest = self.statement.predicate
         log = manifest.step_logs[0]
-        return {
+        parent = manifest.run.parent
+        gone_on: dict[str, Scalar] = {}
+        if parent is not None:
+            gone_on = {"parentRun": parent.run, "parentSteps": parent.steps}
+        return gone_on | {
             "runId": manifest.run.id,
             "started": manifest.run.started,
             "outcome": manifest.run.outcome,

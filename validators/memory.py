@@ -194,7 +194,9 @@ def _labelled(record: Record) -> Outcome:
         return inconclusive(message, where=f"statement: predicate.sources.{unknown[0]}")
     if not sources:
         return inconclusive("no component is recorded", where="statement: predicate.sources")
-    return passed("cross-checked", ", ".join(_counted(sources)))
+    measured = [saved.steps for saved in record.manifest.checkpoints or () if saved.kind == "state"]
+    seen = f"; visibility measured by what was saved after {measured[0]} steps" if measured else ""
+    return passed("cross-checked", ", ".join(_counted(sources)) + seen)
 
 
 def _allowed(name: str, component: Component) -> tuple[str, ...]:

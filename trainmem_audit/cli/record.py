@@ -79,6 +79,13 @@ def _record(
     snapshot_budget: Annotated[
         int, typer.Option(metavar="MIB", min=1, help="Most MiB of snapshots; the interval grows as it is used up.")
     ] = 4096,
+    parent: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="The record that the script goes on from by a checkpoint. Default: sought in the directories here.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
@@ -95,6 +102,8 @@ def _record(
         remedy = "leave --key out; a key of your own can be linked later: trainmem-audit sign"
         raise UsageError("--anonymous makes a fresh key, and --key names another", where="--key", remedy=remedy)
     require_recordable(target, module)
+    if parent is not None and not (parent / "steps.jsonl").is_file():
+        raise UsageError("not a run directory", where=f"--parent {parent}", expected="a directory with steps.jsonl")
     declared = find_contract(contract, Path.cwd())
     directory = _new_run_dir(run_dir)
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
@@ -109,6 +118,7 @@ def _record(
         "snapshotEvery": _interval(snapshots),
         "snapshotAuto": snapshots == "auto",
         "snapshotBudget": snapshot_budget * 2**20,
+        "parent": None if parent is None else str(parent.absolute()),
         "snapshotAt": snapshot_at or [],
         "quiet": quiet,
         "madeDir": not directory.exists(),

@@ -77,37 +77,56 @@ def _diff(
     expected: Annotated[Path, typer.Argument(metavar="RUN", help="A run.")],
     got: Annotated[Path, typer.Argument(metavar="RUN", help="The run to compare with it.")],
     form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
+    offset: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="STEPS", help="How many steps of the first run come before the second, a resumed one."
+        ),
+    ] = None,
 ) -> None:
     """Compare two recorded runs: the first step, component and tensor that differ, and the likely cause.
 
     Named besides: what differs in command, code, inputs, environment and settings, harmless or not. Where both runs
     keep a snapshot of the step that differs (`record --snapshot-at STEP`), the values too: the first element, ULP.
 
+    A run that was resumed from a checkpoint of a recorded run is compared from there on, and the difference is blamed
+    on what the checkpoint does not save.
+
     Exit code: 0 equal, 1 different.
     """
     from trainmem_audit.errors import FormatError
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.runs import around, compare, read_statement, with_values
+    from trainmem_audit.runs import around, compare, read_statement, resumed_at, with_values
     from trainmem_audit.screen import around_lines, difference_lines
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     with open_run(expected) as left, open_run(got) as right:
-        difference, steps = compare(left, right)
+        offset = resumed_at(left, right) if offset is None else offset or None
+        difference, steps = compare(left, right, offset)
         try:
-            difference = difference and with_values(difference, left, right)
+            if offset is None:
+                difference = difference and with_values(difference, left, right)
         except FormatError as error:  # what was found stands, however large it is
             say(f"without values: {error}")
         signed = [read_statement(side).predicate for side in (left, right) if "run.json" in side.names()]
     besides = around(*signed) if len(signed) == 2 else {}
     if form == "json":
         found = None if difference is None else difference.to_json()
-        said = {"equal": difference is None, "stepsEqual": steps, "difference": found, "besides": besides}
+        said = {
+            "equal": difference is None,
+            "stepsEqual": steps - (offset or 0),
+            "difference": found,
+            "besides": besides,
+        }
+        if offset is not None:
+            said["resumedAt"] = offset
         typer.echo(json_text(said))
     else:
-        equal = [f"equal: {steps} steps and the end of the run"]
+        equal = [f"equal: {steps - (offset or 0)} steps and the end of the run"]
         lines = equal if difference is None else difference_lines(difference)
-        typer.echo("\n".join([*lines, *around_lines(besides)]))
+        resumed = [] if offset is None else [f"resumed: the second run goes on after {offset} steps of the first"]
+        typer.echo("\n".join([*resumed, *lines, *around_lines(besides)]))
     raise typer.Exit(0 if difference is None else 1)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from trainmem_audit.documents.checkpoints import CheckpointSummary, Parent
 from trainmem_audit.documents.common import (
     SCHEMA_VERSION,
     Count,
@@ -90,6 +91,7 @@ class Run(Document):
     finished: Timestamp | None = None
     outcome: Literal["finished", "raised", "exited", "interrupted", "killed"]
     exit_code: ExitCode | None = None
+    parent: Parent | None = None
 
 
 class StepLog(Document):
@@ -141,6 +143,7 @@ class Manifest(Document):
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] = ()
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
     snapshots: Sequence[Snapshot] = ()
+    checkpoints: Annotated[Sequence[CheckpointSummary], Field(min_length=1, max_length=2)] | None = None
     commitments: dict[Name, Digest] = Field(default_factory=dict)
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainmem_audit.documents.checkpoints import Checkpoint, Parent
 from trainmem_audit.documents.common import (
     Count,
     Digest,
@@ -262,6 +263,8 @@ class Inventory(Document):
     draws: dict[Name, Sequence[Purpose]] | None = None
     workers: Sequence[WorkerStart] | None = None
     resumed: Sequence[Resumed] | None = None
+    checkpoints: Sequence[Checkpoint] | None = None
+    parent: Parent | None = None
     commitments: dict[Name, Digest] | None = None
     extensions: Extensions | None = None
 

@@ -27,6 +27,7 @@ from torch.utils.data._utils import worker as worker_module
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 from torch.utils.hooks import RemovableHandle
 
+from trainmem_audit.recording.importing import after_import
 from trainmem_audit.recording.session import Session
 from trainmem_audit.recording.workers import watch_worker
 
@@ -63,6 +64,7 @@ def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
         *hooks.schedulers(),
         hooks.scalers(),
         hooks.backward(),
+        hooks.saving(),
     ]
     RemovableHandle.next_id = first_id
     os.register_at_fork(after_in_child=hooks.stop)
@@ -219,7 +221,12 @@ class _Hooks:
 
         def next_batch(real: Any, iterator: Any) -> Any:
             self._look()
-            batch = real(iterator)
+            try:
+                batch = real(iterator)
+            except StopIteration:
+                if (epoch := vars(iterator).get("_trainmem_epoch")) is not None:
+                    epoch.ended = True
+                raise
             self._look("augment")
             several = isinstance(iterator, _MultiProcessingDataLoaderIter)
             index = vars(iterator).get("_trainmem_handed" if several else "_trainmem_index")
@@ -288,6 +295,36 @@ class _Hooks:
         _leave_alone(run)
         setattr(torch.Tensor, "backward", functools.wraps(real)(run))  # noqa: B010
         return lambda: setattr(torch.Tensor, "backward", real)
+
+    # Checkpoints ---------------------------------------------------------------------------------------------------
+
+    def saving(self) -> Callable[[], None]:
+        def save(real: Any, *args: Any, **kwargs: Any) -> Any:
+            found = self._tell(session.before_save, args[0] if args else kwargs.get("obj", kwargs.get("tensors")))
+            result = real(*args, **kwargs)
+            if found is not None:
+                target = args[1] if len(args) > 1 else kwargs.get("f", kwargs.get("filename"))
+                self._tell(session.after_save, found, target)
+            return result
+
+        session = self._session
+        remove = [_wrap_function(torch, "save", save)]
+        saved = vars(torch)["save"]
+        real = torch.serialization.save
+        setattr(torch.serialization, "save", saved)  # noqa: B010
+        remove.append(lambda: setattr(torch.serialization, "save", real))
+
+        def wrap_safetensors() -> None:
+            if session.active:
+                remove.append(_wrap_function(sys.modules["safetensors.torch"], "save_file", save))
+
+        after_import("safetensors.torch", wrap_safetensors)
+
+        def put_back() -> None:
+            for action in remove:
+                action()
+
+        return put_back
 
 
 def _leave_alone(function: Any) -> None:

@@ -301,6 +301,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         contract=None if contract is None else DeclaredContract.parse(json.dumps(contract).encode(), "contract"),
         dump=None if dump is None else (dump[0], Path(dump[1])),
         threaded=not _fixes_addresses(order),
+        parent=Path(order["parent"]) if order.get("parent") else None,
         snapshot_every=order.get("snapshotEvery", 0),
         snapshot_auto=order.get("snapshotAuto", False),
         snapshot_budget=order.get("snapshotBudget", DEFAULT_SNAPSHOT_BUDGET),

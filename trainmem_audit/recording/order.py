@@ -40,7 +40,8 @@ _IsOwner = Callable[[torch.nn.Module | None], bool]
 class EpochStart:
     """An iterator that a loader has just made, the random streams at that moment, and what decides its order.
 
-    `name` and `number` are those of the loader and the epoch in the log, once it is there.
+    `name` and `number` are those of the loader and the epoch in the log, once it is there. `given` counts the batches
+    that were handed out, `ended` tells that there are no more.
     """
 
     loader: weakref.ref[Any]
@@ -52,6 +53,8 @@ class EpochStart:
     name: str = ""
     number: int = 0
     logged: bool = False
+    given: int = 0
+    ended: bool = False
 
 
 @dataclass

@@ -25,13 +25,14 @@ from trainmem_audit.documents.manifest import CODE_ELSEWHERE, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
-from trainmem_audit.privacy import known_identity, public_text
+from trainmem_audit.privacy import is_unicode, known_identity, public_text
 from trainmem_audit.recording.codefiles import CodeFiles
 from trainmem_audit.recording.entropy import Entropy
 from trainmem_audit.recording.facts import environment, numeric_profile, rng_canary
 from trainmem_audit.recording.importing import after_import
 from trainmem_audit.recording.opened import OpenedFiles
 from trainmem_audit.recording.openings import Openings
+from trainmem_audit.recording.parents import find_parent
 from trainmem_audit.recording.places import Places
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TENSOR_BUDGET", "Imposed", "Options", "Recording", "say"]
 
 DEFAULT_TENSOR_BUDGET = 64 * 2**20
+_MOST_SEARCHES = 8
+"""How often the record is sought that a run goes on from: once for each time that inputs are told of."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Options:
         Whether to set the start states of the random streams (the launcher does; a library must not).
     starts:
         What single streams start from instead of the nonce (`twice` pins them so).
+    parent:
+        The record that this run goes on from, where it does not lie in the working directory.
     imposed:
         What to set instead, at replay.
     contract:
@@ -113,6 +118,7 @@ class Options:
     contract: DeclaredContract | None = None
     dump: tuple[int, Path] | None = None
     threaded: bool = True
+    parent: Path | None = None
     snapshot_every: int = 0
     snapshot_auto: bool = False
     snapshot_budget: int = DEFAULT_SNAPSHOT_BUDGET
@@ -270,6 +276,7 @@ class Recording:
         )
         self._snapshots = kept
         self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
+        self.session.saved_file = self._saved_file
         self._uninstall = install(self.session, self._fail)
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator
@@ -350,6 +357,7 @@ class Recording:
 
     _inputs_lock = threading.Lock()
     _lost_inputs: tuple[str, ...] = ()
+    _parents_sought = 0
 
     def _log_inputs(self, last: bool = False) -> None:
         with self._inputs_lock:
@@ -357,10 +365,32 @@ class Recording:
             self._lost_inputs += tuple(lost)
             if found:
                 self._writer.put({"t": "inventory", "inputs": [item.to_json() for item in found]})
+                self._log_parent([item.sha256 for item in found if not item.path.startswith("{site}/")])
             if self._options.facts and (places := self._opened.take_places()):
                 self._commit({"inputs": tuple(places)})
             if self._options.imposed is None and (folders := self._opened.take_folders(last)):
                 self._writer.put({"t": "inventory", "folders": [item.to_json() for item in folders]})
+
+    def _log_parent(self, digests: list[str]) -> None:
+        """Write down which recorded run this one goes on from, when it has read a checkpoint of it."""
+        options = self._options
+        if options.imposed is not None or self._parents_sought >= _MOST_SEARCHES or not digests:
+            return
+        self._parents_sought += 1
+        with self._opened.own_work():
+            parent = find_parent(digests, options.cwd, options.run_dir, options.parent)
+        if parent is not None:
+            self._parents_sought = _MOST_SEARCHES
+            self._writer.put({"t": "inventory", "parent": parent})
+
+    def _saved_file(self, path: str) -> dict[str, Any]:
+        """Return what the record tells of a file that the script has saved."""
+        from trainmem_audit.recording.checkpoints import file_members
+
+        with self._opened.own_work():
+            key, real = self._places.locate(path)
+            name = self._places.name(Path(key))
+            return file_members(Path(real), name) if is_unicode(name) else {}
 
     def _log_code(self) -> None:
         with self._opened.own_work():

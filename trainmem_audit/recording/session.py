@@ -21,6 +21,7 @@ import torch
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.recording.checkpoints import CheckpointWatch, SavedFile, saved_file
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
 from trainmem_audit.recording.order import (
@@ -118,6 +119,9 @@ class Session:
         self._numbers: dict[str, dict[str, Any]] = {}
         self._draws = DrawWatch(self._streams.digests)
         self._began = False
+        self.saved_file: SavedFile = lambda path: {}
+        self._checkpoints = CheckpointWatch()
+        self._saving: list[tuple[int, dict[str, Any], str]] = []
         self._working: deque[EpochStart] = deque(maxlen=4)
         self._worker_epochs = 0
         self.slots: Slots | None = None
@@ -136,6 +140,7 @@ class Session:
         epoch = EpochStart(weakref.ref(loader), describe_loader(loader), self._digest_streams())
         epoch.facts = sampler_epoch(loader)
         epoch.numbers = plain_value(numbers_of(getattr(loader, "dataset", None)))
+        self._checkpoints.see_streams(epoch.rng)
         self._draws.epoch(epoch.rng)
         self._began = True
         if workers and self._worker_epochs < _WORKER_EPOCHS:
@@ -190,6 +195,8 @@ class Session:
         indices = None if index is None else index_bytes(index)
         size = len(indices) // 8 if indices is not None else batch_size(batch)
         pending = Batch(epoch, indices, batch_digest(batch), size)
+        if epoch is not None:
+            epoch.given += 1
         with self._lock:
             self._batches.add(pending)
         self.seconds["batch"] += time.perf_counter() - began
@@ -234,6 +241,7 @@ class Session:
             state, _, _ = self._collect(initial=True)
             self._streams.adopt()
             self._new_streams(self._streams.digests())
+            self._checkpoints.see_streams(self._streams.digests())
             self._writer.put({"t": "inventory", "i": self.steps, "state": state})
 
     def before_attempt(self, scaler: Any, optimizer: torch.optim.Optimizer) -> int:
@@ -251,6 +259,8 @@ class Session:
     def after_step(self, optimizer: torch.optim.Optimizer, skipped: bool = False) -> None:
         """Record one step: called when the outermost `optimizer.step()` returns, or a scaler has skipped it."""
         with self._lock:
+            if self._saving:
+                self._log_saved()
             order, indices, used = self._batches.consumed(self._is_owner)
             state, digests, values = self._collect()
             self._streams.adopt()
@@ -291,10 +301,50 @@ class Session:
             rng = self._digest_streams()
             self._new_streams(rng)
             self._log_workers(last=True)
+            self._log_saved()
+            if self._checkpoints.left_out:
+                self.not_recorded.add(
+                    f"what {self._checkpoints.left_out} of {self._checkpoints.count} checkpoints hold"
+                )
             members: dict[str, Any] = {"i": self.steps, "state": state, "rng": rng, "profile": numeric_profile()}
             if values:
                 members["values"] = values
             return members
+
+    # Checkpoints ---------------------------------------------------------------------------------------------------
+
+    def before_save(self, value: Any) -> dict[str, Any] | None:
+        """Compare an object that the script is about to save with the memory as it is."""
+        if not self._optimizers or not self._checkpoints.wants():
+            return None
+        with self._lock:
+            self._log_saved()
+            streams = {name: text for name, text in self._streams.digests().items() if name in self._known_streams}
+            known = self._headers.keys() | self._values.keys()
+            try:
+                return self._checkpoints.compare(value, self._sources(), known.__contains__, streams, self._latest)
+            except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # objects of any kind may be in it
+                self.not_recorded.add(f"what a checkpoint holds ({type(error).__name__})")
+                return None
+
+    def after_save(self, found: dict[str, Any], target: Any) -> None:
+        """Write down a checkpoint: at once, or at the next step where its file is not closed yet."""
+        path, closed = saved_file(target)
+        with self._lock:
+            if path is None:
+                self._put_checkpoint(self.steps, found)
+            elif closed:
+                self._put_checkpoint(self.steps, {**self.saved_file(path), **found})
+            else:
+                self._saving.append((self.steps, found, path))
+
+    def _log_saved(self) -> None:
+        waiting, self._saving = self._saving, []
+        for _, found, path in waiting:
+            self._put_checkpoint(self.steps, {**self.saved_file(path), **found})
+
+    def _put_checkpoint(self, steps: int, found: dict[str, Any]) -> None:
+        self._writer.put({"t": "inventory", "i": steps, "checkpoints": [found]})
 
     # Order ---------------------------------------------------------------------------------------------------------
 
@@ -378,6 +428,7 @@ class Session:
                         tensors[component.name] = digests
                         digest = component_digest(header, digests)
                     state[component.name] = digest.hex()
+                    self._checkpoints.begins(component, tensors.get(component.name), initial)
         if appeared:
             self._writer.put({"t": "inventory", "i": self.steps, "components": appeared})
         if not initial:
@@ -532,6 +583,7 @@ class Session:
     def _new_streams(self, names: dict[str, str]) -> None:
         new = names.keys() - self._known_streams
         if new:
+            self._checkpoints.see_streams({name: names[name] for name in new})
             self._known_streams |= new
             found = {name: self._streams.describe(name) for name in sorted(new)}
             streams = {name: stream.to_json() for name, stream in found.items() if stream is not None}

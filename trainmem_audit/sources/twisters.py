@@ -24,10 +24,12 @@ __all__ = [
     "generator_stream",
     "numpy_digest",
     "numpy_stream",
+    "plain_state",
     "python_digest",
     "python_stream",
     "restore_generator",
     "restore_twister",
+    "twister_digest",
 ]
 
 
@@ -51,18 +53,24 @@ def generator_stream(generator: Any) -> Stream:
 
 def bit_generator_bytes(generator: Any) -> bytes:
     """Return the state of a NumPy generator's bit generator as JSON, with integers and words as text."""
-    return line_bytes(_as_text(generator.bit_generator.state))
+    return line_bytes(plain_state(generator.bit_generator.state))
 
 
-def _as_text(value: Any) -> Any:
+def plain_state(value: Any) -> Any:
+    """Return the state of a bit generator with integers and words as text."""
     if isinstance(value, dict):
-        return {key: _as_text(member) for key, member in value.items()}
+        return {key: plain_state(member) for key, member in value.items()}
     return value.tobytes().hex() if hasattr(value, "tobytes") else str(value)
 
 
 def python_digest(state: tuple[Any, ...]) -> str:
     """Return the hex digest of what `random.getstate()` gave."""
     return _digest(array("I", state[1]).tobytes(), state[2])
+
+
+def twister_digest(key: bytes, position: int, gauss: float | None) -> str:
+    """Return the hex digest of a Mersenne Twister of NumPy's: words, position, cached deviate."""
+    return _digest(key + int(position).to_bytes(4, "little"), gauss)
 
 
 def numpy_digest() -> str:
