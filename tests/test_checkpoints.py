@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from tests.logs import begin, component, digest, read_all, written
 from tests.tools import audit, verify
-from tests.trainings import recorded, statement_of
-from trainmem_audit.checkpoints import losses
-from trainmem_audit.documents.checkpoints import Checkpoint
+from tests.trainings import bare, recorded, statement_of
+from trainmem_audit.checkpoints import losses, summary_text
+from trainmem_audit.digests import tensor_digest
+from trainmem_audit.documents.checkpoints import MOST_CHECKPOINTS, Checkpoint
 from trainmem_audit.documents.manifest import Manifest
+from trainmem_audit.errors import FormatError
+from trainmem_audit.recording.checkpoints import CheckpointWatch
+from trainmem_audit.recording.order import EpochStart
+from trainmem_audit.recording.parents import find_parent
+from trainmem_audit.sources.base import Source
+from trainmem_audit.sources.modules import ModuleSource
+from trainmem_audit.sources.optimizers import OptimizerSource
+from trainmem_audit.sources.schedulers import SchedulerSource
+from trainmem_audit.sources.streams import StreamSet
 
 SCRIPT = Path(__file__).parent / "resume" / "train.py"
 SAVED, STEPS = 11, 20
@@ -113,3 +131,240 @@ def test_both_records_hold(case: tuple[str, Resumed]) -> None:
     for name in ("full", "resumed"):
         found = verify(runs.folder / name, "--allow-untrusted", home=runs.home)
         assert (found.code, found.findings) == (0, []), found.stdout
+
+
+@pytest.mark.slow
+def test_what_is_saved_is_what_a_bare_run_saves(tmp_path: Path) -> None:
+    saved = []
+    for name, run in (("bare", bare), ("recorded", recorded)):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copyfile(SCRIPT, folder / "train.py")
+        done = run(folder, "train.py", home=tmp_path / "home")
+        assert done.returncode == 0, done.stderr.decode()
+        saved.append((folder / "checkpoint.pt").read_bytes())
+    assert saved[0] == saved[1]
+
+
+# The log -----------------------------------------------------------------------------------------------------------
+
+
+def _parent(sha256: str) -> dict[str, Any]:
+    return {"t": "inventory", "i": 0, "parent": {"run": "0" * 32, "chain": digest("c"), "steps": 3, "sha256": sha256}}
+
+
+def _read(path: str, sha256: str) -> dict[str, Any]:
+    return {"t": "inventory", "i": 0, "inputs": [{"path": path, "sha256": sha256, "bytes": 1}]}
+
+
+def test_a_parent_stands_only_where_its_checkpoint_was_read() -> None:
+    own, other = digest("checkpoint"), digest("another file")
+    summary = read_all(written([begin(), _read("{cwd}/c.pt", own), _parent(own)])).summary
+    assert summary.parent is not None and summary.parent.steps == 3
+    for lines in ([_parent(own)], [_read("{cwd}/c.pt", other), _parent(own)]):
+        with pytest.raises(FormatError, match="has not read"):
+            read_all(written([begin(), *lines]))
+    with pytest.raises(FormatError, match="one run"):
+        read_all(written([begin(), _read("{cwd}/c.pt", own), _parent(own), _parent(own)]))
+
+
+def test_a_checkpoint_speaks_only_of_what_the_log_introduced() -> None:
+    saved = {"kind": "state", "components": {"model.params": {"verdict": "absent"}}, "streams": {}}
+    line = {"t": "inventory", "i": 0, "checkpoints": [saved]}
+    with pytest.raises(FormatError, match="no inventory line"):
+        read_all(written([begin(), line]))
+    known = {"t": "inventory", "i": 0, "components": {"model.params": component("S3")}}
+    assert read_all(written([begin(), known, line])).summary.checkpoints["state"][1:] == (0, 1)
+
+
+def test_a_foreign_or_damaged_log_is_no_parent(tmp_path: Path) -> None:
+    own, saved = digest("checkpoint"), {"kind": "state", "file": "c.pt", "components": {}, "streams": {}}
+    line = {"t": "inventory", "i": 0, "checkpoints": [{**saved, "sha256": own}]}
+    lines = written([begin(), line])
+    for name, data in (("good", lines), ("damaged", [lines[0], lines[1][:-9]]), ("foreign", [b"no json", lines[1]])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "steps.jsonl").write_bytes(b"".join(item + b"\n" for item in data))
+    found = find_parent([own], tmp_path, tmp_path / "own")
+    assert found is not None and found["chain"] == json.loads(lines[1])["chain"]
+    assert find_parent([own], tmp_path, tmp_path / "good") is None
+    assert find_parent([digest("another")], tmp_path, tmp_path / "own") is None
+
+
+# In this process ---------------------------------------------------------------------------------------------------
+
+
+class Taught:
+    """A model and its teacher with everything that is compared, as it is after a few steps."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.teacher = copy.deepcopy(self.model)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1)
+        source = ModuleSource("model", self.model)
+        sources = [source, ModuleSource("teacher", self.teacher, trained=False)]
+        optimizer = OptimizerSource("optimizer", self.optimizer, source.names().get)
+        self.sources: list[Source] = [*sources, optimizer, SchedulerSource("scheduler", self.scheduler)]
+        self.watch = CheckpointWatch()
+        self.streams = StreamSet()
+        self.watch.see_streams(self.streams.digests())
+        self._see(initial=True)
+        for _ in range(3):
+            self.optimizer.zero_grad()
+            self.model(torch.randn(8, 3)).square().mean().backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            for old, new in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
+                old.data.lerp_(new.data, 0.5)
+            self._see(initial=False)
+        np.random.random()
+        random.random()
+
+    def _see(self, initial: bool) -> None:
+        for source in self.sources:
+            for state in source.components():
+                tensors = state.tensors
+                digests = None if tensors is None else [tensor_digest(tensor) for _, tensor in tensors]
+                self.watch.begins(state, digests, initial)
+
+    def whole(self) -> dict[str, Any]:
+        named = ("model", "teacher", "optimizer", "scheduler")
+        states = {name: getattr(self, name).state_dict() for name in named}
+        rng = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+        return states | {"rng": rng}
+
+    def compared(self, value: Any, epoch: EpochStart | None = None) -> Checkpoint | None:
+        members = self.watch.compare(value, self.sources, lambda _: True, self.streams.digests(), epoch)
+        return None if members is None else Checkpoint.model_validate_json(json.dumps(members), by_alias=True)
+
+    def lost(self, value: Any, epoch: EpochStart | None = None) -> list[str]:
+        checkpoint = self.compared(value, epoch)
+        assert checkpoint is not None and checkpoint.kind == "state"
+        return [loss.name for loss in losses(checkpoint)]
+
+
+@pytest.fixture
+def taught() -> Iterator[Taught]:
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    yield Taught()
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+
+
+@pytest.mark.parametrize("form", ["aliases", "copies", "objects", "through a file"])
+def test_a_whole_checkpoint_loses_nothing_in_whatever_form(taught: Taught, form: str) -> None:
+    value: Any = taught.whole()
+    if form == "copies":
+        value = copy.deepcopy(value)
+    elif form == "objects":
+        value |= {"model": taught.model, "teacher": taught.teacher, "scheduler": taught.scheduler}
+    elif form == "through a file":
+        file = io.BytesIO()
+        torch.save(value, file)
+        file.seek(0)
+        value = torch.load(file, weights_only=False)
+    assert taught.lost(value) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("teacher", ["teacher.params"]),
+        ("optimizer", ["optimizer.exp_avg", "optimizer.exp_avg_sq", "optimizer.hyper", "optimizer.step"]),
+        ("scheduler", ["scheduler"]),
+        ("rng", ["rng.torch.cpu", "rng.numpy", "rng.python"]),
+    ],
+)
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_is_left_out_is_lost(taught: Taught, name: str, expected: list[str], copied: bool) -> None:
+    value = {key: member for key, member in taught.whole().items() if key != name}
+    assert taught.lost(copy.deepcopy(value) if copied else value) == expected
+
+
+def test_a_student_that_is_saved_twice_is_no_teacher(taught: Taught) -> None:
+    checkpoint = taught.compared(taught.whole() | {"teacher": taught.model.state_dict()})
+    assert checkpoint is not None
+    assert checkpoint.components["teacher.params"].verdict == "stale"
+    assert checkpoint.components["model.params"].verdict == "whole"
+
+
+def test_what_is_saved_from_before_the_last_update_is_stale(taught: Taught) -> None:
+    value = taught.whole() | {"rng": {"torch": torch.get_rng_state()}}
+    value["teacher"] = {name: tensor + 1 for name, tensor in taught.teacher.state_dict().items()}
+    value["scheduler"] = value["scheduler"] | {"last_epoch": 1}
+    torch.rand(1)
+    checkpoint = taught.compared(value)
+    assert checkpoint is not None
+    verdicts = {name: held.verdict for name, held in checkpoint.components.items()}
+    assert (verdicts["teacher.params"], verdicts["scheduler"]) == ("stale", "stale")
+    assert checkpoint.streams["torch.cpu"] == "stale"
+
+
+def test_missing_tensors_are_named(taught: Taught) -> None:
+    value = taught.whole()
+    value["teacher"] = {name: item for name, item in value["teacher"].items() if not name.startswith("2.")}
+    checkpoint = taught.compared(value)
+    assert checkpoint is not None
+    held = checkpoint.components["teacher.params"]
+    assert (held.verdict, held.missing, held.missing_count) == ("part", ("2.weight", "2.bias"), 2)
+
+
+def test_weights_alone_raise_no_alarm_and_other_things_are_no_checkpoint(taught: Taught) -> None:
+    checkpoint = taught.compared(taught.model.state_dict())
+    assert checkpoint is not None
+    assert (checkpoint.kind, losses(checkpoint)) == ("weights", [])
+    assert summary_text(checkpoint).startswith("weights alone")
+    assert taught.compared({"predictions": torch.zeros(7), "accuracy": 0.5}) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "ended", "extra", "verdict"),
+    [
+        (3, False, {}, "absent"),
+        (3, False, {"batch": 3}, "maybe"),
+        (3, False, {"samples": 24}, "maybe"),
+        (3, False, {"epoch": 3}, "absent"),
+        (3, True, {}, "whole"),
+        (8, False, {}, "whole"),
+    ],
+)
+def test_the_position_in_an_epoch(taught: Taught, given: int, ended: bool, extra: Any, verdict: str) -> None:
+    data = [0] * 64
+    description = {"settings": {"batch_size": 8, "samples": len(data)}}
+    epoch = EpochStart(lambda: None, description, taught.streams.digests())  # type: ignore[arg-type]
+    epoch.given, epoch.ended = given, ended
+    checkpoint = taught.compared(taught.whole() | extra, epoch)
+    assert checkpoint is not None and checkpoint.order == verdict
+
+
+def test_no_method_of_the_script_is_called_and_nothing_changes(taught: Taught) -> None:
+    class Loud(dict):  # type: ignore[type-arg]
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+        def __iter__(self) -> Any:
+            raise AssertionError
+
+        items = keys = values = __iter__
+
+    value = Loud(taught.whole())
+    before = [tensor.clone() for tensor in taught.model.state_dict().values()], taught.streams.digests()
+    checkpoint = taught.compared([value])
+    assert checkpoint is not None and losses(checkpoint) == []
+    assert taught.streams.digests() == before[1]
+    assert all(map(torch.equal, taught.model.state_dict().values(), before[0]))
+
+
+def test_an_object_that_is_too_large_is_looked_through_in_part_and_blames_nothing(taught: Taught) -> None:
+    checkpoint = taught.compared([taught.optimizer.state_dict(), [list(range(1000))] * 1, [[0] * 2**17]])
+    assert checkpoint is not None and checkpoint.partial
+    assert {held.verdict for held in checkpoint.components.values()}.isdisjoint({"absent"})
+
+
+def test_of_very_many_checkpoints_few_are_kept() -> None:
+    watch = CheckpointWatch()
+    kept = sum(watch.wants() for _ in range(100_000))
+    assert kept <= MOST_CHECKPOINTS
+    assert kept + watch.left_out == 100_000

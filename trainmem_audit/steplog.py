@@ -314,6 +314,7 @@ class LogReader(_Log):
                 for saved in line.checkpoints or ():
                     self._known(saved.components, log.components, where)
                     self._known(saved.streams, log.streams, where)
+                self._check_parent(line, where)
                 for worker in line.workers or ():
                     self._known((worker.loader,), log.loaders, where)
                     self._known((*worker.streams, *worker.consumed), log.streams, where)
@@ -337,6 +338,19 @@ class LogReader(_Log):
             case End():
                 self._position(line.i, where)
                 self._states(line, where)
+
+    def _check_parent(self, line: Inventory, where: str) -> None:
+        if line.parent is None:
+            return
+        if self.summary.parent is not None:
+            raise FormatError("a run goes on from one run", where=where, got="a second parent")
+        if all(item.sha256 != line.parent.sha256 for item in self.summary.inputs.values()):
+            raise FormatError(
+                "a parent whose checkpoint this run has not read",
+                where=where,
+                expected="a digest among the inputs that the log named before",
+                got=line.parent.sha256,
+            )
 
     def _position(self, at: int, where: str) -> None:
         if at != self.summary.steps:

@@ -25,7 +25,7 @@ from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.checkpoints import MOST_CHECKPOINTS, MOST_MISSING
 from trainmem_audit.recording.order import EpochStart
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
-from trainmem_audit.sources.saved import Leaf, SavedObject, address
+from trainmem_audit.sources.saved import Leaf, SavedObject, address, member_of
 
 __all__ = ["CheckpointWatch", "SavedFile", "saved_file"]
 
@@ -313,13 +313,11 @@ def _look_up(tree: dict[Any, Any], path: tuple[str, ...]) -> Any:
     value: Any = tree
     for number, part in enumerate(path):
         key = "param_groups" if number == 0 and part == "groups" and "param_groups" in tree else part
-        if isinstance(value, dict) and key in value:
-            value = dict.__getitem__(value, key)
-        elif isinstance(value, (list, tuple)) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
+        try:
+            value = member_of(value, key)
+        except KeyError:
             return _NOTHING
-    return _NOTHING if isinstance(value, (dict, list, tuple)) else plain_value(value)
+    return _NOTHING if issubclass(type(value), (dict, list, tuple)) else plain_value(value)
 
 
 _COUNTERS = ("last_epoch", "growth_factor", "param_groups")

@@ -20,7 +20,7 @@ from trainmem_audit.canonical import line_bytes
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.sources.twisters import bit_generator_bytes, plain_state, python_digest, twister_digest
 
-__all__ = ["Leaf", "SavedObject", "address"]
+__all__ = ["Leaf", "SavedObject", "address", "member_of"]
 
 _MOST = 2**17
 """How many values of one object are looked at."""
@@ -114,13 +114,13 @@ class SavedObject:
 
     def _leaf(self, path: Path, item: Any) -> bool:
         """Note a value that has no members; tell whether it was one."""
-        if isinstance(item, torch.Tensor):
+        if _is(item, torch.Tensor):
             self.leaves.append(Leaf(path, item))
             if item.dtype is torch.uint8 and item.dim() == 1 and item.numel() in (_CPU_STATE, 16):
                 self._state("torch", tensor_digest(item).hex())
-        elif isinstance(item, (bool, *_PLAIN, *_NOT_DATA)):
+        elif _is(item, bool, *_PLAIN, *_NOT_DATA):
             pass
-        elif isinstance(item, (int, float)):
+        elif _is(item, int, float):
             self.numbers.append((path, item))
         elif not self._is_random(item):
             if not _is_array(item):
@@ -130,9 +130,9 @@ class SavedObject:
 
     def _is_random(self, item: Any) -> bool:
         """Note the state of a random generator, in any of the forms in which it is saved."""
-        if isinstance(item, torch.Generator):
+        if _is(item, torch.Generator):
             self._state("torch", tensor_digest(item.get_state()).hex())
-        elif isinstance(item, random.Random):
+        elif _is(item, random.Random):
             self._state("python", python_digest(random.Random.getstate(item)))
         elif type(item) is tuple and len(item) == 3 and item[0] == 3 and _are_words(item[1]):
             self._state("python", python_digest(item))
@@ -160,14 +160,14 @@ class SavedObject:
         self.states.setdefault(kind, set()).add(digest)
 
     def _members(self, path: Path, item: Any) -> Iterator[tuple[Path, Any]]:
-        if isinstance(item, dict):
-            self.trees.append((path, item))
+        if _is(item, dict):
+            self.trees.append((path, dict(dict.items(item))))
             for key, member in list(dict.items(item)):
                 yield (*path, str(key) if isinstance(key, (str, int)) else type(key).__name__), member
-        elif isinstance(item, (list, tuple)):
-            plain = list.__iter__(item) if isinstance(item, list) else tuple.__iter__(item)
+        elif _is(item, list, tuple):
+            plain = list.__iter__(item) if _is(item, list) else tuple.__iter__(item)
             yield from (((*path, str(index)), member) for index, member in enumerate(plain))
-        elif isinstance(item, deque):
+        elif _is(item, deque):
             yield from (((*path, str(index)), member) for index, member in enumerate(list(deque.__iter__(item))))
         else:
             yield from self._attributes(path, item)
@@ -181,7 +181,7 @@ class SavedObject:
         if type(attributes) is dict:
             self.trees.append((path, attributes))
             for key, member in list(attributes.items()):
-                if isinstance(item, torch.nn.Module) and key in _TABLES and isinstance(member, dict):
+                if _is(item, torch.nn.Module) and key in _TABLES and _is(member, dict):
                     yield from (((*path, str(name)), value) for name, value in list(dict.items(member)))
                 else:
                     yield (*path, str(key)), member
@@ -195,6 +195,22 @@ def address(tensor: torch.Tensor) -> tuple[Any, ...] | None:
         return str(tensor.device), tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
     except RuntimeError:
         return None
+
+
+def _is(item: Any, *types: type) -> bool:
+    """Tell whether an object is of one of these types; `isinstance` would ask the object too."""
+    return issubclass(type(item), types)
+
+
+def member_of(value: Any, key: str) -> Any:
+    """Return a member of a mapping or sequence; raises `KeyError` where there is none."""
+    if _is(value, dict):
+        return dict.__getitem__(value, key)
+    if _is(value, list, tuple) and key.isdecimal():
+        plain: Any = list if _is(value, list) else tuple
+        if int(key) < plain.__len__(value):
+            return plain.__getitem__(value, int(key))
+    raise KeyError(key)
 
 
 def _is_array(item: Any) -> bool:
