@@ -168,6 +168,17 @@ def statement_cases() -> Iterator[Case]:
 
 
 _BAG: Members = {"org.example.jax/keys": {"root": "0", "split": [1, 2, None]}, "com.example": True}
+_SAVED: Members = {
+    "kind": "state",
+    "file": "{cwd}/checkpoint.pt",
+    "sha256": sha256_hex(b"a checkpoint"),
+    "bytes": 12,
+    "components": {"model.params": {"verdict": "part", "missing": ["w"], "missingCount": 1}},
+    "streams": {"numpy": "absent"},
+    "order": "maybe",
+}
+_ODD: Members = {**_SAVED, "kind": "everything"}
+_PARENT: Members = {"run": "0" * 32, "chain": "0" * 64, "steps": 3, "sha256": sha256_hex(b"a checkpoint")}
 _DERIVED: Members = {"schemaVersion": "0.0.1", "sha256": sha256_hex(b"an older statement")}
 
 
@@ -202,6 +213,12 @@ def line_cases() -> Iterator[Case]:
     for kind, members in lines.items():
         yield Faults(members).valid(kind, f"a line of type `{kind}`")
     step, begin = Faults(lines["step"]), Faults(lines["begin"])
+    inventory = Faults(lines["inventory"])
+    yield inventory.valid("checkpoint", "what the script saved", lambda s: s.update(checkpoints=[_SAVED]))
+    yield inventory.valid("parent", "a run that goes on from another", lambda s: s.update(parent=_PARENT))
+    yield inventory.invalid(
+        "checkpoint-of-no-kind", "`kind` is closed", "/checkpoints/0/kind", lambda s: s.update(checkpoints=[_ODD])
+    )
     yield step.valid("step-skipped", "a scaler did not let it through", lambda s: s.update(skipped=True))
     yield step.valid("step-of-nothing", "no component and no stream exists", lambda s: s.update(state={}, rng={}))
     yield step.valid("step-with-extensions", "additions to a step", lambda s: s.update(extensions=_BAG))
