@@ -75,7 +75,7 @@ ROWS = (
         6,
         _MODEL | _BATCHNORM | _ADAM | _TAUGHT_NORM,
         ("(1 - 0.9)", "(1 - 0.8)", "teacher.params", 1),
-        ("nn.BatchNorm1d(8)", "nn.BatchNorm1d(8, momentum=0.2)", "teacher.batchnorm", 1),
+        ("nn.BatchNorm1d(8)", "nn.BatchNorm1d(8, momentum=0.2)", "model.batchnorm", 0),
     ),
     _row(
         "DINO: teacher, centre, temperature schedule",
@@ -83,7 +83,7 @@ ROWS = (
         6,
         _MODEL | _ADAM | {"teacher.params": "S5", "teacher2.buffers": "S5"},
         ("q.mul_(0.95)", "q.mul_(0.95 - 0.01 * (step == 2))", "teacher.params", 3),
-        ("keep=0.9", "keep=0.8", "teacher2.buffers", 0),
+        ("keep=0.9", "keep=0.8", "teacher2.buffers", 1),
     ),
     _row(
         "mean teacher; a frozen extractor is no memory",

@@ -44,7 +44,7 @@ ROWS = (
         ("lookahead.py",),
         8,
         _ADAM | {"optimizer2.slow_params": "S1", "optimizer2.attributes": "S1"},
-        ("self._la_step % self.k == 0", "self._la_step % self.k == 1", "optimizer2.slow_params", 0),
+        ("self._la_step % self.k == 0", "self._la_step % self.k == 1", "optimizer2.slow_params", 1),
         ("alpha=0.8", "alpha=0.7", "optimizer2.attributes", 0),
     ),
     _row(
