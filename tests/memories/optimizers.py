@@ -105,7 +105,7 @@ ROWS = (
             "spectral_norm(nn.Linear(2, 8))",
             "spectral_norm(nn.Linear(2, 8), n_power_iterations=2)",
             "model.buffers",
-            0,
+            1,
         ),
     ),
     _row(
