@@ -16,8 +16,19 @@ __all__ = ["LAWS", "PAGE", "SOURCES", "Memory", "page"]
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "memory-sources.md"
 
-LAWS: dict[str, str] = {}
-"""What proves that a component is copied and restored bit by bit: a test, by the name of the component."""
+_OPTIMIZERS = "`test_registry`: every optimizer of torch"
+_MODULES = "`test_registry`: modules, averages, scalers"
+_OWN = "`test_finding_laws`"
+LAWS: dict[str, str] = {
+    **{f"model.{family}": _MODULES for family in ("params", "batchnorm", "buffers")},
+    **{f"teacher.{family}": _MODULES for family in ("params", "batchnorm", "buffers")},
+    "optimizer": _OPTIMIZERS,
+    "scheduler": "`test_registry`: every scheduler of torch",
+    "scaler": _MODULES,
+    "scaler.hyper": _MODULES,
+    **dict.fromkeys(("optimizer2", "average", "sampler", "sampler.tensors", "teacher.attributes"), _OWN),
+}
+"""Which test proves that it is copied and restored bit by bit, by the name of the component or what comes before."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Memory:
     example:
         The command of the row that shows it.
     values:
-        Whether it is plain values, which the step log holds whenever they change; tensors otherwise.
+        Whether it is plain values; tensors otherwise.
     instead:
         Why there is no component, or what is not found.
     source:
@@ -197,7 +208,7 @@ def _cells(memory: Memory, example: Shape) -> list[str]:
         "yes" if there else "see below",
         "every step" if there else "see below",
         (_law(memory) or "*not yet*") if there else "–",
-        ("values in the step log" if memory.values else "yes") if there else "–",
+        ("yes, in its `.json`" if memory.values else "yes") if there else "–",
         f"{example.replay}, {example.steps} steps",
         f"`{' '.join(memory.example)}`",
     ]
@@ -205,5 +216,11 @@ def _cells(memory: Memory, example: Shape) -> list[str]:
 
 def _law(memory: Memory) -> str:
     """Return what proves the law for all components of a source."""
-    laws = [LAWS.get(component.rstrip("0123456789"), "") for component in memory.components]
-    return laws[0] if laws and all(laws) else ""
+    laws = {LAWS.get(name) or LAWS.get(name.split(".")[0], "") for name in map(_unnumbered, memory.components)}
+    return laws.pop() if len(laws) == 1 else ""
+
+
+def _unnumbered(component: str) -> str:
+    """Return the name without the number of a second one; a second optimizer of the examples is a wrapper."""
+    first, dot, rest = component.partition(".")
+    return component if first == "optimizer2" else first.rstrip("0123456789") + dot + rest
