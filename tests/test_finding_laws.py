@@ -95,6 +95,7 @@ def shadowed(net: nn.Module) -> tuple[list[Source], Callable[[], object]]:
     shadow = Shadow(net)
     found = find_plain_copies(list(net.parameters()), [name for name, _ in net.named_parameters()])
     (source,) = [source for source in found if source.is_held_by(shadow, "kept")]
+    source.name = "average.kept"  # there may be others yet, of an earlier training
     assert not source.changes()
     shadow.update()
     torch.nn.init.constant_(shadow.kept[0], 0.5)
