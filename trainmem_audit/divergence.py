@@ -75,6 +75,12 @@ _GRADIENT_EXPLANATION = (
 )
 
 
+_STATISTICS_EXPLANATION = (
+    "The statistics of BatchNorm differ and nothing else does, neither loss nor update: their momentum, or whether a "
+    "pass through the model updates them."
+)
+
+
 @dataclass
 class Group:
     """What leads to one `step` or `end` line, and that line (`None` if the log stops before it).
@@ -359,8 +365,10 @@ class Comparison:
             key=lambda item: (item.stage != "start", item.rank, not item.name.startswith("rng.torch"), item.name)
         )
         first = items[0]
-        if first.stage == "step" and first.rank >= _LOSS:
+        if first.stage == "step" and first.rank >= _LOSS and any(item.rank != _BATCHNORM for item in items):
             blame, explanation = GRADIENT_PATH, _GRADIENT_EXPLANATION
+        elif first.stage == "step" and first.rank == _BATCHNORM:
+            blame, explanation = first.name, _STATISTICS_EXPLANATION
         else:
             blame = first.name
             rank = _OUTCOME if first.stage == "end" else first.rank
@@ -462,6 +470,8 @@ def _rank(component: str) -> int:
     if family == "batchnorm":
         return _BATCHNORM
     if component.startswith("optimizer"):
+        if family.startswith("slow_"):
+            return _BUFFERS  # of Lookahead: an average, which acts between steps
         return _PARAMS if family == "params" else _SLOTS
     if component.startswith("model") and family == "params":
         return _PARAMS

@@ -40,6 +40,7 @@ _STEP_CODE: CodeType = next(
 )
 """The code that torch puts around every `Optimizer.step`."""
 _MAIN_THREAD = threading.main_thread()
+_STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
 _OWN_IDS = 2**40
 """From where our hooks are numbered: the script's own keep the numbers they have in a bare run (pickles hold them)."""
 
@@ -210,7 +211,8 @@ class _Hooks:
 
         def get_data(real: Any, iterator: Any) -> Any:
             task, data = real(iterator)
-            vars(iterator).setdefault("_trainmem_tasks", {})[id(data)] = task
+            batch = data[0] if type(iterator).__module__ == _STATEFUL and isinstance(data, tuple) else data
+            vars(iterator).setdefault("_trainmem_tasks", {})[id(batch)] = task
             return task, data
 
         def process_data(real: Any, iterator: Any, data: Any, *rest: Any) -> Any:
@@ -228,19 +230,31 @@ class _Hooks:
                     epoch.ended = True
                 raise
             self._look("augment")
-            several = isinstance(iterator, _MultiProcessingDataLoaderIter)
+            several = hasattr(type(iterator), "_try_put_index")
             index = vars(iterator).get("_trainmem_handed" if several else "_trainmem_index")
             self._tell(session.on_batch, vars(iterator).get("_trainmem_epoch"), index, batch)
             return batch
 
-        return [
-            _wrap(DataLoader, "__iter__", make_iterator),
-            _wrap(_BaseDataLoaderIter, "_next_index", next_index),
-            _wrap(_BaseDataLoaderIter, "__next__", next_batch),
-            _wrap(_MultiProcessingDataLoaderIter, "_try_put_index", put_index),
-            _wrap(_MultiProcessingDataLoaderIter, "_get_data", get_data),
-            _wrap(_MultiProcessingDataLoaderIter, "_process_data", process_data),
-        ]
+        def wrap(loader: type, iterator: type, workers: type) -> None:
+            wrapped = [_wrap(loader, "__iter__", make_iterator)]
+            if iterator is _BaseDataLoaderIter:  # others call its methods
+                wrapped += [_wrap(iterator, "_next_index", next_index), _wrap(iterator, "__next__", next_batch)]
+            wrapped += [
+                _wrap(workers, "_try_put_index", put_index),
+                _wrap(workers, "_get_data", get_data),
+                _wrap(workers, "_process_data", process_data),
+            ]
+            removers.extend(wrapped)
+
+        def wrap_stateful() -> None:
+            module = sys.modules[_STATEFUL]
+            names = ("StatefulDataLoader", "_StatefulBaseDataLoaderIter", "_StatefulMultiProcessingDataLoaderIter")
+            wrap(*(getattr(module, name) for name in names))
+
+        removers: list[Callable[[], None]] = []
+        wrap(DataLoader, _BaseDataLoaderIter, _MultiProcessingDataLoaderIter)
+        after_import(_STATEFUL, lambda: self._tell(wrap_stateful))
+        return [lambda: _call_all(removers)]
 
     def _look(self, *purpose: str) -> None:
         if self._session.looking:
@@ -342,6 +356,11 @@ def _forks(loader: Any) -> bool:
     context = getattr(loader, "multiprocessing_context", None)
     method = multiprocessing.get_start_method(allow_none=True) if context is None else context.get_start_method()
     return (method or multiprocessing.get_all_start_methods()[0]) == "fork"
+
+
+def _call_all(removers: list[Callable[[], None]]) -> None:
+    for remove in reversed(removers):
+        remove()
 
 
 def _remove(handles: list[Any]) -> None:

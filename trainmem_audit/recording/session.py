@@ -40,8 +40,10 @@ from trainmem_audit.snapshots import snapshot_name, values_name
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
-from trainmem_audit.sources.modules import ModuleSource, find_copies, find_roots
-from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
+from trainmem_audit.sources.copies import CopySource, find_plain_copies
+from trainmem_audit.sources.modules import ModuleSource, find_averages, find_copies, find_roots, untrained_parts
+from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates, nested
+from trainmem_audit.sources.samplers import SamplerSource
 from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
 from trainmem_audit.sources.streams import StreamSet
@@ -106,7 +108,10 @@ class Session:
         self._scheduler_sources: list[SchedulerSource] = []
         self._scalers: list[ScalerSource] = []
         self._called = CalledModules()
+        self._inner = CalledModules(params_only=True)
         self._teachers: list[ModuleSource] = []
+        self._copies: list[CopySource] = []
+        self._samplers: list[SamplerSource] = []
         self._teachers_found = 0
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
@@ -262,6 +267,7 @@ class Session:
             if self._saving:
                 self._log_saved()
             order, indices, used = self._batches.consumed(self._is_owner)
+            self._adopt_samplers(used)
             state, digests, values = self._collect()
             self._streams.adopt()
             rng = self._digest_streams()
@@ -404,7 +410,13 @@ class Session:
     # State ---------------------------------------------------------------------------------------------------------
 
     def _sources(self) -> list[Source]:
-        others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers]
+        others: list[Source] = [
+            *self._scheduler_sources,
+            *self._scalers,
+            *self._teachers,
+            *self._copies,
+            *self._samplers,
+        ]
         return [*self._modules, *self._optimizers.values(), *others]
 
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
@@ -508,18 +520,52 @@ class Session:
                 self._modules.append(ModuleSource(name, root, claimed))
                 claimed |= self._modules[-1].names().keys()
         self._schedulers += [weakref.ref(item) for item in find_schedulers(optimizer, self._known_schedulers())]
-        for copy in find_copies([found for source in self._modules if (found := source.root) is not None]):
+        roots = [found for source in self._modules if (found := source.root) is not None]
+        for copy in (*find_copies(roots), *find_averages(roots)):
             self._called.add(copy)
-        trained = [module.root for module in self._modules]  # a module may be trained later than it is called
-        self._teachers = [source for source in self._teachers if all(source.root is not root for root in trained)]
         self._owned.clear()
+        chain = nested(optimizer)
+        for inner, item in zip([None, *chain], chain, strict=False):
+            self._add_optimizer(item, inner)
+        trained = self._trained()
+        self._inner.forget(lambda part: not trained.isdisjoint(map(id, part.parameters())))
+        self._drop_teachers(trained)
+        for part in (part for root in roots for part in untrained_parts(root, trained)):
+            self._inner.add(part)
+        names = self._param_names()
+        named = [names(id(param)) or str(index) for index, param in enumerate(params)]
+        self._copies += find_plain_copies(params, named, self._copies)
+
+    def _add_optimizer(self, optimizer: torch.optim.Optimizer, inner: torch.optim.Optimizer | None) -> None:
         old = self._optimizers.get(id(optimizer))
         if old is not None and old.optimizer is optimizer:
             name = old.name
         else:
             name = _numbered("optimizer", self._optimizers_made)
             self._optimizers_made += 1
-        self._optimizers[id(optimizer)] = OptimizerSource(name, optimizer, self._param_names())
+        self._sizes[id(optimizer)] = sum(len(group["params"]) for group in optimizer.param_groups)
+        self._optimizers[id(optimizer)] = OptimizerSource(name, optimizer, self._param_names(), inner)
+
+    def _drop_teachers(self, trained: set[int]) -> None:
+        """Forget the teachers that are trained now: a module may be trained later than it is called."""
+        for source in [source for source in self._teachers if not trained.isdisjoint(source.tensor_ids())]:
+            self._teachers.remove(source)
+            for model in self._modules:
+                model.release(source.tensor_ids())
+
+    def _trained(self) -> set[int]:
+        """Return the ids of all parameters that some optimizer has."""
+        optimizers = [item for source in self._optimizers.values() if (item := source.optimizer) is not None]
+        return {id(param) for item in optimizers for group in item.param_groups for param in group["params"]}
+
+    def _adopt_samplers(self, used: list[Batch]) -> None:
+        """Follow the samplers of the loaders that training takes its batches from."""
+        for epoch in {id(batch.epoch): batch.epoch for batch in used}.values():
+            loader = None if epoch is None or epoch.logged else epoch.loader()
+            if loader is not None and all(source.loader() is not loader for source in self._samplers):
+                source = SamplerSource(_numbered("sampler", len(self._samplers)), loader)
+                if any(True for _ in source.components()):
+                    self._samplers.append(source)
 
     def _known_schedulers(self) -> set[int]:
         references = (*self._schedulers, *(source.reference for source in self._scheduler_sources))
@@ -535,11 +581,21 @@ class Session:
 
     def _adopt_teachers(self) -> None:
         """Follow the modules that were called, change, and are trained by no optimizer."""
-        for module in self._called.changed(self._is_followed):
-            claimed = {key for known in (*self._modules, *self._teachers) for key in known.names()}
-            name = _numbered("teacher", self._teachers_found)
+        inner = self._inner.changed(lambda _: False)
+        found = [*inner, *self._called.changed(self._is_followed)]
+        for module in sorted(found, key=lambda module: _is_part(module, found)):
+            if any(module is part for source in self._teachers if (root := source.root) for part in root.modules()):
+                continue
+            within = any(module is part for part in inner)
+            others = self._teachers if within else [*self._modules, *self._teachers]
+            claimed = {key for known in others for key in known.tensor_ids()}
+            source = ModuleSource(_numbered("teacher", self._teachers_found), module, claimed, trained=False)
             self._teachers_found += 1
-            self._teachers.append(ModuleSource(name, module, claimed, trained=False))
+            self._teachers.append(source)
+            for model in self._modules if within else []:
+                model.claim(source.tensor_ids())
+        for copy in self._copies:
+            copy.changes()
 
     def _is_followed(self, module: torch.nn.Module) -> bool:
         roots = [source.root for source in (*self._modules, *self._teachers)]
@@ -588,6 +644,10 @@ class Session:
             found = {name: self._streams.describe(name) for name in sorted(new)}
             streams = {name: stream.to_json() for name, stream in found.items() if stream is not None}
             self._writer.put({"t": "inventory", "i": self.steps, "streams": streams})
+
+
+def _is_part(module: torch.nn.Module, modules: list[torch.nn.Module]) -> bool:
+    return any(module is part for other in modules if other is not module for part in other.modules())
 
 
 def _numbered(name: str, known: int) -> str:

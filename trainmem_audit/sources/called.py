@@ -15,22 +15,35 @@ import torch
 
 from trainmem_audit.digests import tensor_digest
 
-__all__ = ["CalledModules"]
+__all__ = ["CalledModules", "Watched"]
 
 _BY_DIGEST = 4
 """How often a module is compared by digest: before the first step and after the first three, say."""
 
 
 class CalledModules:
-    """The modules whose outermost forward ran, and whether they have changed since."""
+    """The modules whose outermost forward ran, and whether they have changed since.
 
-    def __init__(self) -> None:
-        self._watched: weakref.WeakKeyDictionary[torch.nn.Module, _Watched] = weakref.WeakKeyDictionary()
+    Parameters
+    ----------
+    params_only:
+        Whether the parameters alone are looked at: the BatchNorm of a frozen part of a model that is trained moves.
+    """
+
+    def __init__(self, params_only: bool = False) -> None:
+        self._params_only = params_only
+        self._watched: weakref.WeakKeyDictionary[torch.nn.Module, Watched] = weakref.WeakKeyDictionary()
 
     def add(self, module: torch.nn.Module) -> None:
         """Note a module that was called, or found as the copy of a trained one."""
         if module not in self._watched:
-            self._watched[module] = _Watched(done=not any(True for _ in _tensors(module)))
+            self._watched[module] = Watched(done=not any(True for _ in self._tensors(module)))
+
+    def forget(self, condition: Callable[[torch.nn.Module], bool]) -> None:
+        """Forget the modules of which `condition` is true."""
+        for module in list(self._watched):
+            if condition(module):
+                del self._watched[module]
 
     def changed(self, is_known: Callable[[torch.nn.Module], bool]) -> list[torch.nn.Module]:
         """Return the modules that have changed, each once; those that are known already are forgotten."""
@@ -39,24 +52,30 @@ class CalledModules:
             if watched.done:
                 continue
             known = is_known(module)
-            if not known and not watched.has_changed(module):
+            if not known and not watched.has_changed(list(self._tensors(module))):
                 continue
             watched.done = True
             if not known:
                 found.append(module)
         return found
 
+    def _tensors(self, module: torch.nn.Module) -> Iterator[torch.Tensor]:
+        yield from module.parameters()
+        if not self._params_only:
+            yield from module.buffers()
 
-class _Watched:
-    def __init__(self, done: bool) -> None:
+
+class Watched:
+    """Some tensors, and whether they have changed since they were looked at first."""
+
+    def __init__(self, done: bool = False) -> None:
         self.done = done
         self._times = 0
         self._digests: list[bytes] = []
         self._marks: list[Any] = []
 
-    def has_changed(self, module: torch.nn.Module) -> bool:
-        """Tell whether the module has changed since it was asked for the first time."""
-        tensors = list(_tensors(module))
+    def has_changed(self, tensors: list[torch.Tensor]) -> bool:
+        """Tell whether they have changed since this was asked for the first time."""
         marks = [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
         first = self._times == 0
         by_digest = self._times < _BY_DIGEST
@@ -65,11 +84,6 @@ class _Watched:
         changed = not first and digests != self._digests
         self._digests, self._marks = digests, marks
         return changed
-
-
-def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
 
 def _digests(tensors: Iterable[torch.Tensor]) -> list[bytes]:

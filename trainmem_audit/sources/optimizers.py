@@ -1,7 +1,12 @@
-"""Optimizers: every state slot by name, and the hyper-parameters of the groups (S1)."""
+"""Optimizers: every state slot by name, and the hyper-parameters of the groups (S1).
+
+Wrappers too: an optimizer that holds another one (SAM, Lookahead) gives its own slots and counters, and nothing that it
+shares with the one inside. What a wrapper keeps in lists of its own class is not looked for here.
+"""
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,11 +17,28 @@ from trainmem_audit.privacy import public_text
 from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
 from trainmem_audit.sources.restoring import put_attributes, put_tensors, put_value, write_tensor
 
-__all__ = ["OptimizerSource", "learning_rates"]
+__all__ = ["OptimizerSource", "learning_rates", "nested"]
 
 _SLOT_NAMES = {"momentum_buffer": "momentum"}
 _HYPER = Labels("S1", "macro", "checkpointed")
 _LOOSE = Labels("S3", "macro", "in-process")
+_ATTRIBUTES = Labels("S1", "macro", "in-process")
+_RUN_LONG = frozenset(
+    {"ax", "eta", "func_evals", "max_exp_avg_sq", "max_exp_inf", "mu", "mu_product", "n_iter", "step", "step_size"}
+) | {"sum"}
+"""What forgets nothing: counters, sums, maxima, products."""
+_ONE_STEP = frozenset({"prev", "prev_flat_grad", "prev_loss", "old_p", "e_w"})
+_HISTORY = frozenset({"old_dirs", "old_stps", "ro", "al"})
+_SLOW = frozenset({"slow_params", "slow_param", "slow_buffer", "slow_weights", "cached_params", "slow_momentum"})
+_OF_TORCH = frozenset(
+    {
+        "_warned_capturable_if_run_uncaptured",
+        "_step_supports_amp_scaling",
+        "_need_device_dtype_check_for_fused",
+        "_opt_called",
+        "_step_count",
+    }
+)
 
 
 class OptimizerSource:
@@ -26,10 +48,20 @@ class OptimizerSource:
     ----------
     param_name:
         Gives the name of a parameter from its id, or `None` when no module owns it.
+    inner:
+        The optimizer inside this one, whose state and groups are reported there.
     """
 
-    def __init__(self, name: str, optimizer: torch.optim.Optimizer, param_name: Callable[[int], str | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        optimizer: torch.optim.Optimizer,
+        param_name: Callable[[int], str | None],
+        inner: torch.optim.Optimizer | None = None,
+    ) -> None:
         self.name = name
+        self._inner = None if inner is None else weakref.ref(inner)
+        self._foreign = not type(optimizer).__module__.startswith("torch.")
         self._optimizer = weakref.ref(optimizer)
         self._param_name = param_name
         self._hyper_raw: list[dict[str, Any]] | None = None
@@ -45,10 +77,12 @@ class OptimizerSource:
         optimizer = self._optimizer()
         if optimizer is None:
             return
+        inner = None if self._inner is None else self._inner()
         slots: dict[str, list[tuple[str, torch.Tensor]]] = {}
         plain: dict[str, dict[str, Any]] = {}
         loose: list[tuple[str, torch.Tensor]] = []
-        for name, state in self._states(optimizer, loose):
+        shared = inner is not None and optimizer.state is inner.state
+        for name, state in () if shared else self._states(optimizer, loose):
             for slot, value in state.items():
                 tensors = slots.setdefault(slot, [])
                 if isinstance(value, torch.Tensor):
@@ -57,12 +91,16 @@ class OptimizerSource:
                     _flatten(name, value, tensors, plain.setdefault(slot, {}))
         for slot in slots:
             label = f"{self.name}.{_SLOT_NAMES.get(slot) or public_text(str(slot))}"
-            labels = Labels("S1", "micro", "checkpointed", _lifetime(slot, optimizer.param_groups[0]))
+            labels = _labels(slot, optimizer)
             if slots[slot]:
                 yield ComponentState(label, labels, slots[slot])
             if plain.get(slot):
                 yield ComponentState(label + ".values" if slots[slot] else label, labels, values=plain[slot])
-        if loose:
+        if self._foreign and (attributes := _attributes(optimizer)):
+            yield ComponentState(f"{self.name}.attributes", _ATTRIBUTES, values=attributes)
+        if inner is not None and optimizer.param_groups is inner.param_groups:
+            return
+        if loose and inner is None:
             yield ComponentState(f"{self.name}.params", _LOOSE, loose)
         yield ComponentState(f"{self.name}.hyper", _HYPER, values=self._hyper_values(optimizer))
 
@@ -81,10 +119,15 @@ class OptimizerSource:
     def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
         """Write slots in place; make those that are not there as the optimizer would, and take others away."""
         optimizer = self._optimizer()
-        hyper = saved.get(f"{self.name}.hyper")
-        if optimizer is None or hyper is None:
+        inner = None if self._inner is None else self._inner()
+        if optimizer is None or not any(name.startswith(f"{self.name}.") for name in saved):
             return
-        yield from self._restore_hyper(optimizer, hyper.values)
+        if (hyper := saved.get(f"{self.name}.hyper")) is not None:
+            yield from self._restore_hyper(optimizer, hyper.values)
+        if (attributes := saved.get(f"{self.name}.attributes")) is not None:
+            yield from put_attributes(f"{self.name}.attributes", vars(optimizer), attributes.values)
+        if inner is not None and optimizer.state is inner.state:
+            return
         slots = self._saved_slots(saved)
         loose: list[tuple[str, torch.Tensor]] = []
         params = (param for group in optimizer.param_groups for param in group["params"])
@@ -100,7 +143,8 @@ class OptimizerSource:
             for slot, members in kept.items():
                 state[slot], problems = _restored_slot(state.get(slot), slot, members, param, group)
                 yield from (f"{self.name}.{slot}: {name} {why}" for why in problems)
-        yield from put_tensors(ComponentState(f"{self.name}.params", _LOOSE, loose), saved)
+        if inner is None:
+            yield from put_tensors(ComponentState(f"{self.name}.params", _LOOSE, loose), saved)
 
     def _restore_hyper(self, optimizer: torch.optim.Optimizer, values: Any) -> Iterator[str]:
         name = f"{self.name}.hyper"
@@ -121,7 +165,7 @@ class OptimizerSource:
         names = {label: slot for slot, label in _SLOT_NAMES.items()}
         for component, kept in saved.items():
             label = component.removeprefix(prefix).removesuffix(".values")
-            if component.startswith(prefix) and label not in ("hyper", "params"):
+            if component.startswith(prefix) and label not in ("hyper", "params", "attributes"):
                 members = kept.tensors if kept.tensors is not None else kept.values
                 slots.setdefault(names.get(label, label), {}).update(members)
         return slots
@@ -207,8 +251,28 @@ def _made(value: torch.Tensor, param: torch.Tensor, group: dict[str, Any]) -> to
     return torch.empty(value.shape, dtype=value.dtype, device="cpu" if on_host else param.device)
 
 
-def _lifetime(slot: str, group: dict[str, Any]) -> float | None:
-    """Return 1/(1-β) in steps, for the slots that are exponential averages (STANDARD § 1)."""
+def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the plain attributes that an optimizer has beside those of torch's: counters, for the most part."""
+    return {
+        public_text(key): plain_value(value)
+        for key, value in vars(optimizer).items()
+        if key not in _OF_TORCH and isinstance(value, bool | int | float)
+    }
+
+
+def _labels(slot: str, optimizer: torch.optim.Optimizer) -> Labels:
+    """Return the labels of a slot; the lifetime is 1/(1-β) steps for an exponential average (STANDARD § 1)."""
+    return Labels("S1", "macro" if slot in _RUN_LONG else "micro", "checkpointed", _lifetime(slot, optimizer))
+
+
+def _lifetime(slot: str, optimizer: torch.optim.Optimizer) -> float | None:
+    group: dict[str, Any] = optimizer.param_groups[0]
+    if slot in _ONE_STEP:
+        return 1.0
+    if slot in _HISTORY:
+        return _number(group.get("history_size"))
+    if slot in _SLOW:
+        return _slow_lifetime(optimizer)
     betas = group.get("betas")
     beta = {
         "momentum_buffer": group.get("momentum"),
@@ -216,11 +280,41 @@ def _lifetime(slot: str, group: dict[str, Any]) -> float | None:
         "exp_avg_sq": betas[1] if betas else None,
         "exp_inf": betas[1] if betas else None,
         "square_avg": group.get("alpha", group.get("rho")),
+        "grad_avg": group.get("alpha"),
         "acc_delta": group.get("rho"),
     }.get(slot)
-    if not isinstance(beta, int | float) or isinstance(beta, bool):
-        return None
-    return 1 / (1 - beta) if 0 <= beta < 1 else None
+    known = _number(beta)
+    return None if known is None or not 0 <= known < 1 else 1 / (1 - known)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _slow_lifetime(optimizer: torch.optim.Optimizer) -> float | None:
+    """Return the lifetime of slow weights, which go by the share α towards the fast ones every k steps: k/α."""
+    found: dict[str, Any] = {**optimizer.param_groups[0], **vars(optimizer)}
+    alpha, every = (
+        next((known for name in names if (known := _number(found.get(name))) is not None), None)
+        for names in (("lookahead_alpha", "la_alpha", "alpha"), ("lookahead_k", "la_steps", "k"))
+    )
+    return every / alpha if alpha and every and 0 < alpha <= 1 else None
+
+
+def nested(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """Return `optimizer` with those that it holds and those that hold it, from the inside out."""
+    held = [
+        (item, inside)
+        for item in gc.get_objects()
+        if issubclass(type(item), torch.optim.Optimizer)
+        for inside in vars(item).values()
+        if issubclass(type(inside), torch.optim.Optimizer) and inside is not item
+    ]
+    chain = [optimizer]
+    for _ in held:
+        chain = [inside for item, inside in held if item is chain[0] and inside not in chain][:1] + chain
+        chain += [item for item, inside in held if inside is chain[-1] and item not in chain][:1]
+    return chain
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
