@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("documents",),
     (
         *("privacy", "commitments", "merkle", "contract", "snapshots", "sizes", "lineforms", "steplog", "sidefiles"),
+        "segments",
         *("divergence", "conformance", "versions", "gathering", "checks"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
