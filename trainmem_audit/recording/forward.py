@@ -2,9 +2,9 @@
 
 A replay of segments asks for it. While the script is *walked*, `backward` does nothing: gradients stay `None`, so that
 optimizer steps do nothing, and the script's data, random numbers and counters advance as they would. Steps are logged
-without state. When the step of a snapshot returns, the snapshot is put back in place (tensors and values; random streams
-are not touched, they must have come to be what they were), and from there everything is done and logged for real, up to
-the stretch's last step.
+without state. When the step of a snapshot returns, the snapshot is put back in place (tensors and values; random
+streams are not touched, they must have come to be what they were), and from there everything is done and logged for
+real, up to the stretch's last step.
 
 `torch.autograd.grad` is left alone: what it gives enters a script's own arithmetic (a gradient penalty, say), where
 nothing would raise. Steps that come of it do no harm, since a snapshot replaces what they change.
@@ -56,6 +56,8 @@ class Stretch:
 class _Session(Protocol):
     """What is asked of the recording session."""
 
+    steps: int
+
     def put_back(self, saved: Mapping[str, Saved]) -> list[str]: ...
 
     def drop_gradients(self) -> None: ...
@@ -76,6 +78,7 @@ class FastForward:
         self._stretches = list(stretches)
         self._problems = problems
         self._attempts: list[tuple[Any, Any, int]] = []
+        self._session: _Session
         self.walking = not self._stretches or self._stretches[0].first > 0
 
     @classmethod
@@ -92,11 +95,12 @@ class FastForward:
         ]
         return cls(stretches, Path(order["problems"]))
 
-    def arrive(self, step: int, session: _Session) -> bool:
-        """Put the snapshot of `step` back, if it is wanted; return whether the state of the step is to be logged."""
+    def arrive(self) -> bool:
+        """Put the snapshot of this step back, if it is wanted; return whether the state of the step is to be logged."""
+        step = self._session.steps
         stretch = self._stretches[0] if self._stretches else None
         if self.walking and stretch is not None and stretch.first == step + 1 and stretch.state is not None:
-            problems = session.put_back(_read(stretch.state))
+            problems = self._session.put_back(_read(stretch.state))
             if problems:
                 self._problems.write_text(json.dumps({str(step): [text[:300] for text in problems[:_MOST_PROBLEMS]]}))
             self._settle(stretch)
@@ -104,15 +108,16 @@ class FastForward:
             return True
         return not self.walking
 
-    def leave(self, step: int, session: _Session) -> None:
-        """Walk on, if `step` was the last of its stretch."""
-        if not self.walking and self._stretches and self._stretches[0].last == step:
+    def leave(self) -> None:
+        """Walk on, if this step was the last of its stretch."""
+        if not self.walking and self._stretches and self._stretches[0].last == self._session.steps:
             del self._stretches[0]
             self.walking = True
-            session.drop_gradients()
+            self._session.drop_gradients()
 
-    def install(self) -> list[Callable[[], None]]:
-        """Replace what computes gradients and what needs them; return what puts it back."""
+    def install(self, session: _Session) -> list[Callable[[], None]]:
+        """Replace what computes gradients and what needs them, for `session`; return what puts it back."""
+        self._session = session
         return [
             _replace(torch.autograd, "backward", self._backward),
             _replace(GradScaler, "step", self._scaler_step),
@@ -126,7 +131,7 @@ class FastForward:
         """Step without a look at the gradients, of which there are none: the real one would raise."""
         if not self.walking or not scaler.is_enabled():
             return real(scaler, optimizer, *args, **kwargs)
-        self._attempts.append((scaler, optimizer, self._steps()))
+        self._attempts.append((scaler, optimizer, self._session.steps))
         return optimizer.step(*args, **kwargs)
 
     def _scaler_update(self, real: Any, scaler: Any, *args: Any, **kwargs: Any) -> Any:
@@ -135,12 +140,6 @@ class FastForward:
         scaler._per_optimizer_states = defaultdict(_refresh_per_optimizer_state)
         self._attempts.clear()
         return None
-
-    def _steps(self) -> int:
-        return self.steps()
-
-    steps: Callable[[], int] = staticmethod(lambda: 0)
-    """Gives the number of the step under way; set by who knows."""
 
     def _settle(self, stretch: Stretch) -> None:
         """Let the scaler know what it found at the steps since its last update, which is still to come."""

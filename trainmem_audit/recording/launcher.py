@@ -52,8 +52,8 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
         `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `facts` (to commit to),
         `anonymous`, `contract` (what the author declares), `mayMove`, `imposed` ({streams, threads, seeds, sameCode}),
-        `dump` ([step, file]), `quiet`, `madeDir`; for `twice` also `starts` (what single random streams start from) and
-        `pins` ({names, clockStart, watch, places, root}).
+        `dump` ([step, file]), `forward` ({stretches, problems}), `quiet`, `madeDir`; for `twice` also `starts` (what
+        single random streams start from) and `pins` ({names, clockStart, watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -300,6 +300,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         may_move=bool(order.get("mayMove")),
         contract=None if contract is None else DeclaredContract.parse(json.dumps(contract).encode(), "contract"),
         dump=None if dump is None else (dump[0], Path(dump[1])),
+        forward=order.get("forward"),
         threaded=not _fixes_addresses(order),
         snapshot_every=order.get("snapshotEvery", 0),
         snapshot_auto=order.get("snapshotAuto", False),

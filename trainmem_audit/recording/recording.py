@@ -88,6 +88,8 @@ class Options:
         What the author declares of random streams and order.
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
+    forward:
+        Which stretches are run for real, in a replay of segments (`FastForward.from_order`).
     threaded:
         Whether threads of ours write and digest (`LogWriter`).
     snapshot_every, snapshot_auto, snapshot_at, snapshot_budget:
@@ -112,6 +114,7 @@ class Options:
     imposed: Imposed | None = None
     contract: DeclaredContract | None = None
     dump: tuple[int, Path] | None = None
+    forward: Mapping[str, Any] | None = None
     threaded: bool = True
     snapshot_every: int = 0
     snapshot_auto: bool = False
@@ -240,6 +243,7 @@ class Recording:
     def _torch_imported(self) -> None:
         import torch
 
+        from trainmem_audit.recording.forward import FastForward
         from trainmem_audit.recording.hooks import install
         from trainmem_audit.recording.session import Session
         from trainmem_audit.recording.snapshots import SnapshotPlan
@@ -270,6 +274,8 @@ class Recording:
         )
         self._snapshots = kept
         self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
+        if options.forward is not None:
+            self.session.forward = FastForward.from_order(options.forward)
         self._uninstall = install(self.session, self._fail)
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator
