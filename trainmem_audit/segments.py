@@ -15,8 +15,9 @@ from typing import Final
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import float_text
+from trainmem_audit.canonical import float_text, parse_float_text
 from trainmem_audit.documents.findings import Detection, SegmentRange, Segments
+from trainmem_audit.documents.manifest import SegmentSupport
 
 __all__ = [
     "DRAW_CONTEXT",
@@ -26,8 +27,10 @@ __all__ = [
     "choose",
     "detection",
     "draw",
+    "segment_lines",
     "segments_of",
     "stretches_of",
+    "support_text",
     "verdict_of",
 ]
 
@@ -35,6 +38,7 @@ DRAW_CONTEXT: Final = "trainmem-audit 2026-11 draw of segments v1"
 NONCE_BYTES: Final = 16
 FRACTIONS: Final = (Fraction(1, 100), Fraction(1, 20), Fraction(1, 10), Fraction(1, 4), Fraction(1, 2))
 """Which parts of the segments that can be drawn are taken to be forged, where a verdict says what it would find."""
+_SHOWN: Final = 12
 _WORD: Final = 8
 _WORDS: Final = 2**64
 
@@ -138,3 +142,29 @@ def verdict_of(segments: Sequence[Segment], chosen: Sequence[Segment], count: in
             for fraction, number in forged.items()
         ),
     )
+
+
+def support_text(support: SegmentSupport) -> str:
+    """Return in words what the recorder says of its self-test."""
+    tried = "" if support.first is None else f" of steps {support.first} to {support.last}"
+    if support.supported:
+        return f"its own replay of the segment{tried} came out"
+    return f"segments cannot be replayed, says its own test{tried}: {support.reason}"
+
+
+def segment_lines(segments: Segments) -> Iterator[str]:
+    """Yield in words which segments were replayed, and what the draw would find."""
+    always = sum(item.always for item in segments.replayed)
+    yield (
+        f"{segments.drawn} of {segments.drawn_from} segments drawn with nonce {segments.nonce}, "
+        f"and {always} of {segments.total} that always are"
+    )
+    steps = " · ".join(f"{item.first} to {item.last}" for item in segments.replayed[:_SHOWN])
+    more = f" · {len(segments.replayed) - _SHOWN} more" if len(segments.replayed) > _SHOWN else ""
+    yield f"steps {steps}{more}; {segments.walked} steps were walked without gradients to get there"
+    if segments.detection:
+        chances = [f"{100 * parse_float_text(item.probability):.3g} % if {item.forged}" for item in segments.detection]
+        told = ", ".join(dict.fromkeys(chances))
+        yield f"probability that a forged one was drawn, of {segments.drawn_from} that can be: {told} are forged"
+    else:
+        yield "all segments are replayed, so nothing was left to the draw"

@@ -79,6 +79,9 @@ def _record(
     snapshot_budget: Annotated[
         int, typer.Option(metavar="MIB", min=1, help="Most MiB of snapshots; the interval grows as it is used up.")
     ] = 4096,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="At the end replay one segment, and sign whether that works.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
@@ -94,6 +97,8 @@ def _record(
     if anonymous and key is not None:
         remedy = "leave --key out; a key of your own can be linked later: trainmem-audit sign"
         raise UsageError("--anonymous makes a fresh key, and --key names another", where="--key", remedy=remedy)
+    if self_test and snapshots == "0" and not snapshot_at:
+        raise UsageError("there are no segments without snapshots", where="--self-test", remedy="add --snapshots auto")
     require_recordable(target, module)
     declared = find_contract(contract, Path.cwd())
     directory = _new_run_dir(run_dir)
@@ -110,6 +115,7 @@ def _record(
         "snapshotAuto": snapshots == "auto",
         "snapshotBudget": snapshot_budget * 2**20,
         "snapshotAt": snapshot_at or [],
+        "selfTest": self_test,
         "quiet": quiet,
         "madeDir": not directory.exists(),
         "facts": _facts(target, module) if commitments else None,

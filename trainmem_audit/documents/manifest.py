@@ -46,6 +46,7 @@ __all__ = [
     "DerivedFrom",
     "Manifest",
     "Run",
+    "SegmentSupport",
     "Snapshot",
     "Statement",
     "StepLog",
@@ -114,6 +115,15 @@ class Snapshot(Document):
     unchanged: dict[Name, Count] | None = None
 
 
+class SegmentSupport(Document):
+    """Whether segments of the run can be replayed, as the recorder found when it tried one; why not; which it was."""
+
+    supported: bool
+    reason: str = ""
+    first: Count | None = None
+    last: Count | None = None
+
+
 class DerivedFrom(Document):
     """The document of an older version from which this one was migrated: its version, SHA-256 of its canonical form."""
 
@@ -141,6 +151,7 @@ class Manifest(Document):
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] = ()
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
     snapshots: Sequence[Snapshot] = ()
+    segments: SegmentSupport | None = None
     commitments: dict[Name, Digest] = Field(default_factory=dict)
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()

@@ -18,6 +18,7 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,9 +73,17 @@ class FastForward:
         In their order, with steps between them.
     problems:
         The file to which is written what could not be put back.
+    own_work:
+        What to be in while files are read, so that they are taken for no inputs of the script.
     """
 
-    def __init__(self, stretches: Iterable[Stretch], problems: Path) -> None:
+    def __init__(
+        self,
+        stretches: Iterable[Stretch],
+        problems: Path,
+        own_work: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self._own_work = own_work
         self._stretches = list(stretches)
         self._problems = problems
         self._attempts: list[tuple[Any, Any, int]] = []
@@ -82,7 +91,9 @@ class FastForward:
         self.walking = not self._stretches or self._stretches[0].first > 0
 
     @classmethod
-    def from_order(cls, order: Mapping[str, Any]) -> FastForward:
+    def from_order(
+        cls, order: Mapping[str, Any], own_work: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> FastForward:
         """Return what the order of a replay asks for."""
         stretches = [
             Stretch(
@@ -93,16 +104,17 @@ class FastForward:
             )
             for item in order["stretches"]
         ]
-        return cls(stretches, Path(order["problems"]))
+        return cls(stretches, Path(order["problems"]), own_work)
 
     def arrive(self) -> bool:
         """Put the snapshot of this step back, if it is wanted; return whether the state of the step is to be logged."""
         step = self._session.steps
         stretch = self._stretches[0] if self._stretches else None
         if self.walking and stretch is not None and stretch.first == step + 1 and stretch.state is not None:
-            problems = self._session.put_back(_read(stretch.state))
-            if problems:
-                self._problems.write_text(json.dumps({str(step): [text[:300] for text in problems[:_MOST_PROBLEMS]]}))
+            with self._own_work():
+                problems = self._session.put_back(_read(stretch.state))
+                told = {str(step): [text[:300] for text in problems[:_MOST_PROBLEMS]]}
+                self._problems.write_text(json.dumps(told))
             self._settle(stretch)
             self.walking = False
             return True

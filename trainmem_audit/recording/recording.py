@@ -21,7 +21,7 @@ from trainmem_audit import __version__
 from trainmem_audit.assemble import recover, sign_run
 from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.declared import DeclaredContract
-from trainmem_audit.documents.manifest import CODE_ELSEWHERE, Statement
+from trainmem_audit.documents.manifest import CODE_ELSEWHERE, SegmentSupport, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
@@ -190,8 +190,14 @@ class Recording:
         after_import("torch", self._guard(self._torch_imported))
         after_import("numpy.random", self._guard(self._numpy_imported))
 
-    def finish(self, outcome: str, exit_code: int, signer: Signer | None) -> Statement | None:
-        """Close the log, and sign the run (`None` leaves it unsigned, as a replay does).
+    def finish(
+        self,
+        outcome: str,
+        exit_code: int,
+        signer: Signer | None,
+        self_test: Callable[[Path], SegmentSupport] | None = None,
+    ) -> Statement | None:
+        """Close the log, and sign the run (`None` leaves it unsigned, as a replay does), after a `self_test` of it.
 
         Raises
         ------
@@ -219,7 +225,10 @@ class Recording:
             )
         if self._failure is not None:
             return self._finish_failed(signer)
-        return sign_run(self._options.run_dir, summary, signer) if signer is not None else None
+        if signer is None:
+            return None
+        tested = None if self_test is None else self_test(self._options.run_dir)
+        return sign_run(self._options.run_dir, summary, signer, segments=tested)
 
     def _finish_failed(self, signer: Signer | None) -> NoReturn:
         run_dir = self._options.run_dir
@@ -275,7 +284,7 @@ class Recording:
         self._snapshots = kept
         self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
         if options.forward is not None:
-            self.session.forward = FastForward.from_order(options.forward)
+            self.session.forward = FastForward.from_order(options.forward, self._opened.own_work)
         self._uninstall = install(self.session, self._fail)
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator
