@@ -37,7 +37,7 @@ _MOST_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps that are done for real, from `first` to `last`.
+    """Steps that are done for real, from `first` to `last` (`None`: to the end of the run, and what comes after it).
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Stretch:
     """
 
     first: int
-    last: int
+    last: int | None
     state: Path | None = None
     skipped: frozenset[int] = frozenset()
 

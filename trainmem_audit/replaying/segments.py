@@ -105,14 +105,14 @@ class SegmentReplay:
         ReplayError
             If a snapshot is not what was verified: then nothing runs.
         """
-        stretches = stretches_of(self.chosen)
+        stretches, total = stretches_of(self.chosen), self._manifest.step_logs[0].steps
         starts = self._starts({first - 1 for first, _ in stretches if first > 0})
         folder = root / "starts"
         folder.mkdir()
         self._problems = folder / "problems.json"
         order: list[dict[str, Any]] = []
         for first, last in stretches:
-            item: dict[str, Any] = {"first": first, "last": last}
+            item: dict[str, Any] = {"first": first, "last": last if last + 1 < total else None}
             if first > 0:
                 path = folder / f"step-{first - 1}.safetensors"
                 start = starts[first - 1]
@@ -137,14 +137,15 @@ class SegmentReplay:
         """Return why a difference decides nothing, what may be behind it, and what would decide."""
         assert self._comparison is not None
         kind, step, first = self._comparison.kind, difference.step, difference.components[0]
-        if kind == "start":
-            name = first.component
+        name = first.component
+        outside = name in _ENTERS or name.startswith("rng.")
+        if kind == "start" and not outside:
             problem = f"{name}: {first.detail or 'it is not what it was'}"
             told = next((text for text in self._told(step) if text.startswith(name)), problem)
             text = f"the state after step {step} could not be put back ({told})"
-        elif kind == "walked":
+        elif kind != "real":
             text = (
-                f"{_phrase(first.component, step)} when the script runs up to it without its weights: it depends on "
+                f"{_phrase(name, step)} when the script runs up to it without its weights: it depends on "
                 "what is trained, or the record is not what the script does"
             )
         else:
@@ -241,16 +242,21 @@ def _resumed(reader: RunReader, manifest: Manifest) -> Iterator[int]:
             yield line.i
 
 
+_ENTERS = {
+    "inputs": "the inputs of step {} are others",
+    "order.index": "step {} gets other samples",
+    "order.content": "the batch of step {} holds other values",
+    "order": "the data loader of step {} is set up differently",
+    "steps": "the run has another number of steps, and parts at step {}",
+}
+"""What enters a step, and is no state, beside random streams."""
+
+
 def _phrase(component: str, step: int) -> str:
     if component.startswith("rng."):
         return f"step {step} draws other random numbers from {component.removeprefix('rng.')}"
-    return {
-        "inputs": f"the inputs of step {step} are others",
-        "order.index": f"step {step} gets other samples",
-        "order.content": f"the batch of step {step} holds other values",
-        "order": f"the data loader of step {step} is set up differently",
-        "steps": f"the run has another number of steps, and parts at step {step}",
-    }.get(component, f"{component} differs at step {step}")
+    known = _ENTERS.get(component)
+    return f"{component} differs at step {step}" if known is None else known.format(step)
 
 
 def _decides(difference: Difference) -> str:
