@@ -145,8 +145,7 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     with tempfile.TemporaryDirectory(prefix="trainmem-replay-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         try:
-            segments = None if options.segments is None else SegmentReplay(reader, manifest, options.segments)
-            forward = None if segments is None else segments.lay_out(root)
+            segments, forward = _segments(root, reader, manifest, options.segments)
             scratch = _scratch(root, reader, manifest, options)
         except ReplayError as error:
             reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines())
@@ -175,6 +174,19 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     )
     typed = _typed(scratch, manifest)
     return Replay.model_validate_json(canonical_bytes(_hide(verdict.to_json(), typed))) if typed else verdict
+
+
+def _segments(
+    root: Path, reader: RunReader, manifest: Manifest, wanted: Draw | None
+) -> tuple[SegmentReplay | None, dict[str, Any] | None]:
+    """Return the replay of segments that is wanted, and what the child is told of it; nothing for another mode."""
+    if wanted is None:
+        return None, None
+    try:
+        segments = SegmentReplay(reader, manifest, wanted)
+        return segments, segments.lay_out(root)
+    except FormatError as error:
+        raise ReplayError(f"the record was changed after it was checked: {error.message}") from None
 
 
 def _scratch(root: Path, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Scratch:

@@ -9,6 +9,7 @@ holds, and then it is not the record that is wrong. Only a replay from the start
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -110,6 +111,7 @@ class SegmentReplay:
         folder = root / "starts"
         folder.mkdir()
         self._problems = folder / "problems.json"
+        self._require_room(folder, starts)
         order: list[dict[str, Any]] = []
         for first, last in stretches:
             item: dict[str, Any] = {"first": first, "last": last if last + 1 < total else None}
@@ -191,11 +193,30 @@ class SegmentReplay:
                     starts[line.i] = _start(line, components, values, tuple(skipped))
         return starts
 
-    def _write(self, path: Path, step: int, start: _Start) -> None:
-        """Write the state after a step, each component only if it has its digest in the log."""
+    def _require_room(self, folder: Path, starts: dict[int, _Start]) -> None:
+        """Refuse what would fill the disk: many snapshots may refer to one that holds what they leave out."""
+        needed = sum(
+            kept.size(component, name)
+            for step, start in starts.items()
+            for kept in (self._kept(step),)
+            for component, tensors in start.tensors.items()
+            for name, _, _ in tensors
+        )
+        if needed > (free := shutil.disk_usage(folder).free) // 2:
+            raise ReplayError(
+                f"the states at the starts of the segments take {needed} bytes, and there are {free} in the temporary "
+                "directory (TMPDIR); draw fewer segments, or set it elsewhere"
+            )
+
+    def _kept(self, step: int) -> SnapshotFile:
         kept = snapshot_at(self._reader, self._manifest, step)
         if kept is None:
             raise ReplayError(f"the snapshot of step {step} is not there any more")
+        return kept
+
+    def _write(self, path: Path, step: int, start: _Start) -> None:
+        """Write the state after a step, each component only if it has its digest in the log."""
+        kept = self._kept(step)
         entries = [
             Entry(component, name, dtype, tuple(shape), kept.size(component, name))
             for component, tensors in start.tensors.items()
