@@ -109,9 +109,9 @@ def test_a_loop_that_is_closed_over_the_weights_is_inconclusive_and_its_prefix_m
     options = ("--snapshots", "4", "--self-test")
     script = tmp_path / "longer.py"
     text = (ZOO / "dqn.py").read_text().replace("EPSILON = 0.3", "EPSILON = 0.1").replace("range(20)", "range(60)")
-    script.write_text(text)
+    script.write_text(text.replace("lr=0.01", "lr=0.1"))  # so that it learns to go the other way
     run = record(script, tmp_path, home=tmp_path / "home", options=options)
-    code, verdict = replay_one(run, 21, tmp_path / "home")
+    code, verdict = replay_one(run, 45, tmp_path / "home")
     assert (code, verdict["outcome"]) == (3, "inconclusive")
     step = verdict["difference"]["step"]
     assert verdict["difference"]["blame"] in ("inputs", "rng.python")

@@ -310,7 +310,7 @@ def _run(
         )
     verdict = _verdict(difference, comparison.steps, watcher.summary, manifest, bool(scratch.changed), notes)
     if verdict.outcome == "mismatch" and segments is not None and difference is not None:
-        verdict = verdict.model_copy(update={"outcome": "inconclusive", "reason": segments.why(difference)})
+        verdict = verdict.model_copy(update=segments.undecided(difference))
     if verdict.outcome == "match" and comparison.uncompared:
         apart = ", ".join(f"{name} at {count}" for name, count in sorted(comparison.uncompared.items()))
         reason = (

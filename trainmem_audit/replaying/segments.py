@@ -35,6 +35,7 @@ __all__ = ["Draw", "SegmentReplay", "SegmentsComparison"]
 _ATTEMPTS = 64
 """How many skipped attempts are told to the child, the last ones: a scaler is updated after each few."""
 _MOST_TOLD = 2**16
+_EXPLANATION = "The script was run up to this step without gradients; what that may mean stands in the reason."
 
 _Kind = Literal["walked", "start", "real"]
 
@@ -135,7 +136,14 @@ class SegmentReplay:
         walked = 0 if self._comparison is None else self._comparison.walked
         return found.model_copy(update={"walked": walked})
 
-    def why(self, difference: Difference) -> str:
+    def undecided(self, difference: Difference) -> dict[str, Any]:
+        """Return what a verdict says of a difference, which decides nothing here."""
+        assert self._comparison is not None
+        if self._comparison.kind != "real":  # what usually explains such a difference is not what happened
+            difference = difference.model_copy(update={"explanation": _EXPLANATION})
+        return {"outcome": "inconclusive", "reason": self._why(difference), "difference": difference}
+
+    def _why(self, difference: Difference) -> str:
         """Return why a difference decides nothing, what may be behind it, and what would decide."""
         assert self._comparison is not None
         kind, step, first = self._comparison.kind, difference.step, difference.components[0]
