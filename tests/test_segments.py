@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from itertools import combinations
+from typing import Any
 
 import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.logs import FakeRun
 from tests.vectors import FOLDER, draws
 from trainmem_audit import segments as module
-from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.canonical import float_text, parse_float_text
+from trainmem_audit.divergence import groups
+from trainmem_audit.documents.findings import Difference
+from trainmem_audit.replaying.segments import SegmentsComparison
 from trainmem_audit.segments import (
     Segment,
     choose,
@@ -128,3 +133,72 @@ def test_where_all_are_replayed_nothing_is_left_to_the_draw() -> None:
     found = verdict_of(segments, choose(segments, HEAD, NONCE, 2), 2, NONCE)
     assert (found.drawn, found.drawn_from, found.detection) == (0, 0, ())
     assert "nothing was left" in "\n".join(segment_lines(found))
+
+
+# The comparison -----------------------------------------------------------------------------------------------------
+
+
+class Walked(FakeRun):
+    """The rerun of a run of 12 steps, in which steps 6 and 7 are done for real, from the state after step 5."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+
+    def step(self, i: int) -> dict[str, Any]:
+        """Return a step line; without state, loss and values where it is walked."""
+        members = super().step(i)
+        if i not in (5, 6, 7):
+            members |= {"state": {}, "scalars": {"loss": [float_text(9.0)], "lr": [float_text(0.5)]}}
+            members.pop("values", None)
+        return members
+
+
+def compared(got: FakeRun) -> tuple[SegmentsComparison, Difference | None]:
+    """Compare a run of 12 steps with a rerun of its segment 6 to 7."""
+    comparison = SegmentsComparison([(6, 7)], 12, lambda _: None, lambda _: None)
+    for expected, found in zip(groups(FakeRun(12).parsed()), groups(got.parsed()), strict=True):
+        if comparison.done:
+            break
+        difference = comparison.feed(expected, found)
+        if difference is not None:
+            return comparison, difference
+    return comparison, None
+
+
+def test_what_is_walked_needs_no_state_and_what_is_real_does() -> None:
+    comparison, difference = compared(Walked())
+    assert difference is None and comparison.done and not comparison.uncompared
+    assert (comparison.steps, comparison.walked, comparison.reached) == (2, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("what", "step", "kind"),
+    [
+        ("index", 2, "walked"), ("content", 3, "walked"), ("inputs", 1, "walked"), ("rng.torch.cpu", 4, "walked"),
+        ("inputs", 5, "start"), ("model.params", 5, "start"), ("optimizer.momentum", 5, "start"),
+        ("loss", 6, "real"), ("model.params", 7, "real"), ("rng.python", 7, "real"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_found_where_it_does(what: str, step: int, kind: str) -> None:
+    comparison, difference = compared(Walked().change(step, what))
+    assert difference is not None
+    assert (difference.step, comparison.kind) == (step, kind)
+    assert difference.components[0].component.endswith(what)
+
+
+def test_the_state_of_a_walk_is_not_looked_at() -> None:
+    comparison, difference = compared(Walked().change(8, "model.params").change(9, "index"))
+    assert (difference, comparison.steps) == (None, 2)
+
+
+def test_a_component_that_was_not_put_back_is_a_difference() -> None:
+    class Lost(Walked):
+        def step(self, i: int) -> dict[str, Any]:
+            members = super().step(i)
+            members["state"].pop("teacher.params", None)
+            return members
+
+    comparison, difference = compared(Lost())
+    assert difference is not None
+    assert (comparison.kind, difference.step) == ("start", 5)
+    assert difference.components[0].component == "teacher.params"
