@@ -28,6 +28,7 @@ from trainmem_audit.documents.findings import (
 from trainmem_audit.documents.manifest import PREDICATE_TYPE, SCHEMA_VERSION, STATEMENT_TYPE, Statement
 from trainmem_audit.documents.steplog import Epoch, Inventory, Line, Order, Step
 from trainmem_audit.report import RunSeries, SeriesCollector
+from trainmem_audit.segments import choose, segments_of, verdict_of
 
 STEPS, STEPS_PER_EPOCH = 230, 23
 KEYID = "SHA256:" + base64.b64encode(hashlib.sha256(b"key").digest()).decode().rstrip("=")
@@ -318,6 +319,15 @@ def difference() -> Difference:
             differs("optimizer.momentum", 7),
         ),
     )
+
+
+def segments() -> Verification:
+    """Return a verification in which two of five segments were drawn, and replay to `match`."""
+    parts = segments_of(range(9, 70, 10), 80)
+    chosen = choose(parts, bytes(32), bytes(16), 2)
+    found = verdict_of(parts, chosen, 2, bytes(16)).model_copy(update={"walked": 40})
+    replay = Replay(outcome="match", mode="segments:2", steps_compared=40, seconds="5.0", segments=found)
+    return verification(replay=replay)
 
 
 def mismatch(*, what_if: bool = False) -> Verification:

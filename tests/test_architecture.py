@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("documents",),
     (
         *("privacy", "commitments", "merkle", "contract", "snapshots", "sizes", "lineforms", "steplog", "sidefiles"),
-        *("divergence", "checkpoints", "conformance", "versions", "gathering", "checks"),
+        *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),

@@ -113,7 +113,9 @@ def test_time_that_is_up_ends_the_script_and_its_children(tmp_path: Path) -> Non
     assert str(tmp_path) not in running
 
 
-@pytest.mark.parametrize("mode", ["", "half", "prefix", "prefix:0", "prefix:-1", "prefix:x", "segments:3"])
+@pytest.mark.parametrize(
+    "mode", ["", "half", "prefix", "prefix:0", "prefix:-1", "prefix:x", "segments:0", "segments:x"]
+)
 def test_an_unknown_mode_is_refused(mode: str) -> None:
     with pytest.raises(UsageError):
         parse_mode(mode)

@@ -256,6 +256,14 @@ def verification_cases() -> Iterator[Case]:
     make = Faults(builders.verification().to_json())
     yield make.valid("passed", "a record that holds and replays")
     yield Faults(builders.mismatch().to_json()).valid("mismatch", "a replay that came out differently")
+    drawn = Faults(builders.segments().to_json())
+    yield drawn.valid("segments", "segments that were drawn and come out again")
+    yield drawn.invalid(
+        "short-nonce",
+        "a nonce has 16 bytes",
+        "/replay/segments/nonce",
+        lambda v: v["replay"]["segments"].update(nonce="00"),
+    )
     yield Faults(builders.broken().to_json()).valid("broken", "files that are not what was signed")
     yield make.invalid(
         "a-verdict-of-everything", "verdicts are not merged", "/verdict", lambda v: v.update(verdict="ok")
@@ -1134,6 +1142,25 @@ def _changed(number: int, **members: Any) -> Callable[[list[Members]], list[Memb
 RUNS = tuple(_run_cases())
 
 
+DRAWS: dict[str, tuple[bytes, bytes, int, list[int]]] = {
+    "three-of-ten": (bytes(range(32)), bytes(range(16)), 10, [0, 3, 7]),
+    "all-of-ten": (bytes(range(32)), bytes(range(16)), 10, [0, 3, 7, 5, 4, 1, 6, 9, 8, 2]),
+    "another-run": (bytes(32), bytes(16), 10, [9, 7, 1]),
+    "another-nonce": (bytes(range(32)), bytes(16), 3, [1, 2, 0]),
+    "none": (bytes(range(32)), bytes(range(16)), 10, []),
+    "five-of-many": (bytes(range(32)), bytes(range(16)), 65536, [28676, 59697, 56445, 48449, 42994]),
+}
+"""Draws of segments: chain head, nonce, of how many, and what is drawn, in this order."""
+
+
+def draws() -> dict[str, bytes]:
+    """Return the vectors of the draw by their paths."""
+    return {
+        f"draws/{name}.json": _pretty({"chainHead": head.hex(), "nonce": nonce.hex(), "total": total, "drawn": drawn})
+        for name, (head, nonce, total, drawn) in DRAWS.items()
+    }
+
+
 def generated() -> dict[str, bytes]:
     """Return every file of the folder by its path."""
     files: dict[str, bytes] = {}
@@ -1155,7 +1182,8 @@ def generated() -> dict[str, bytes]:
             expected = {"error": run.error}
         index["runs"].append({"path": run.path, "about": run.about, **expected, "findings": sorted(run.codes)})
         files |= {f"{run.path}/{name}": data for name, data in run.run.files().items()}
-    return files | {"index.json": _pretty(index)}
+    index["draws"] = sorted(draws())
+    return files | draws() | {"index.json": _pretty(index)}
 
 
 def write(folder: Path = FOLDER) -> int:

@@ -23,6 +23,7 @@ from trainmem_audit.documents.manifest import (
     PREDICATE_TYPE,
     SCHEMA_VERSION,
     STATEMENT_TYPE,
+    SegmentSupport,
     Statement,
     is_listed,
 )
@@ -33,22 +34,32 @@ from trainmem_audit.keys import Signer
 from trainmem_audit.rundir import DirectoryReader, write_atomic
 from trainmem_audit.steplog import FRAME, ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
 
-__all__ = ["Recovery", "foreign_files", "manifest_members", "recover", "sign_run"]
+__all__ = ["Recovery", "foreign_files", "manifest_members", "read_log", "recover", "sign_run"]
 
 _CHUNK = 2**20
 _SHOWN = 5
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")  # what `write_atomic` leaves when it is killed
 
 
-def sign_run(run_dir: Path, log: LogSummary, signer: Signer, extra: tuple[str, ...] = ()) -> Statement:
+def sign_run(
+    run_dir: Path,
+    log: LogSummary,
+    signer: Signer,
+    extra: tuple[str, ...] = (),
+    segments: SegmentSupport | None = None,
+) -> Statement:
     """Write `run.json` and `signer.pub` of a run whose log says `log`.
 
     Parameters
     ----------
     extra:
         What was not recorded, beside what the log itself says.
+    segments:
+        What a self-test of the recording has found.
     """
-    statement = Statement.model_validate(_statement(run_dir, log, extra))
+    members = _statement(run_dir, log, extra)
+    members["predicate"] |= {} if segments is None else {"segments": segments}
+    statement = Statement.model_validate(members)
     payload = canonical_bytes(statement.to_json())
     write_atomic(run_dir / "signer.pub", signer.public.openssh_line())
     write_atomic(run_dir / "run.json", seal(payload, PAYLOAD_TYPE, signer))
@@ -176,7 +187,7 @@ def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> R
     if (run_dir / "run.json").exists():
         raise UsageError("this run is closed and signed already", where="run.json", remedy="trainmem-audit verify")
     with DirectoryReader(run_dir) as reader:  # refuses links and special files, before anything is read or cut
-        log = _read_log(reader)
+        log = read_log(reader)
         if log.begin is None:
             raise UsageError(
                 "the run was killed before its first line was written: nothing was recorded, the script had not begun",
@@ -218,7 +229,8 @@ def _drop_openings(reader: DirectoryReader, run_dir: Path, log: LogSummary) -> i
     return len(data) - len(new)
 
 
-def _read_log(reader: DirectoryReader) -> LogSummary:
+def read_log(reader: DirectoryReader) -> LogSummary:
+    """Return what the log of a run directory says; a torn last line is left out."""
     log = LogReader()
     if not reader.names():
         return log.finish()

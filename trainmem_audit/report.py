@@ -33,6 +33,7 @@ from trainmem_audit.documents.steplog import Command, Component, Epoch, Inventor
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.formats.checklist_text import EVIDENCE_MARKS, LADDER, ORDER
 from trainmem_audit.resources import data_file
+from trainmem_audit.segments import segment_lines
 from trainmem_audit.text import duration_text, safe_text, size_text
 
 if TYPE_CHECKING:
@@ -669,6 +670,7 @@ def _context(
         "profile": profile,
         "redacted": sum(1 for argument in manifest.command.arguments if argument.redacted),
         "replay_word": verdicts[-1],
+        "segments": list(segment_lines(verification.replay.segments)) if verification.replay.segments else [],
         "series": series,
         "sources": sorted(manifest.sources.items(), key=lambda item: (item[1].source, item[0])),
         "statement": statement,

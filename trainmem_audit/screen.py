@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
+from trainmem_audit.segments import segment_lines
 from trainmem_audit.text import clip, json_text, safe_text
 
 __all__ = ["FORMATS", "around_lines", "difference_lines", "result_text", "verification_lines", "verification_text"]
@@ -81,11 +82,14 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 
 def _replay(replay: Replay) -> Iterator[str]:
-    if not (replay.what_if or replay.difference or replay.notes or (replay.reason and replay.outcome != "not-run")):
+    told = (replay.what_if, replay.difference, replay.segments, replay.notes)
+    if not (any(told) or (replay.reason and replay.outcome != "not-run")):
         return  # the line of step 8 says it all
     yield ""
     label = "what-if replay (no verdict on the record)" if replay.what_if else "replay"
     yield f"{label}: {replay.outcome}" + (f": {safe_text(replay.reason)}" if replay.reason else "")
+    if replay.segments is not None:
+        yield from (f"  {line}" for line in segment_lines(replay.segments))
     if replay.changed_files:
         yield f"  changed: {', '.join(safe_text(name) for name in replay.changed_files)}"
     if replay.difference is not None:

@@ -15,6 +15,7 @@ from trainmem_audit.documents.findings import Attestation, Opening, Signature
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Component
 from trainmem_audit.report import command_line, package_order, run_seconds
+from trainmem_audit.segments import support_text
 from trainmem_audit.text import clip, columns, duration_text, safe_text, size_text
 
 __all__ = ["statement_text"]
@@ -200,6 +201,8 @@ def _snapshots(manifest: Manifest) -> Iterator[tuple[str, str]]:
             "snapshots",
             f"{len(manifest.snapshots)}, {size}, after steps {_spans([s.step for s in manifest.snapshots])}",
         )
+    if manifest.segments is not None:
+        yield "segments", support_text(manifest.segments)
 
 
 def _checkpoints(manifest: Manifest) -> Iterator[tuple[str, str]]:

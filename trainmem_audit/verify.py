@@ -50,6 +50,7 @@ from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot, open_values
+from trainmem_audit.segments import support_text
 from trainmem_audit.sidefiles import OrderFile, TensorFile
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
 from trainmem_audit.trust import Trust, accepted, judge
@@ -479,6 +480,8 @@ def _check_log(
     else:
         samples = found.log.indexed_samples
         snapshots = f"; {len(found.log.snapshots)} snapshots" if found.log.snapshots else ""
+        if statement.predicate.segments is not None:
+            snapshots += f"; {support_text(statement.predicate.segments)}"
         _pass(found, 7, f"tensor digests of {kept} of {found.log.steps} steps; {samples} sample indices{snapshots}")
 
 
@@ -568,6 +571,7 @@ def _disagreements(manifest: Manifest, log: LogSummary) -> list[Finding]:
     signed = manifest.to_json()
     derived["rngContract"] = as_stated(derived["rngContract"], signed["rngContract"])
     free = {"producer", "declared", "notRecorded", "checklistVersion", "schemaVersion", "derivedFrom", "extensions"}
+    free.add("segments")  # found after the log was closed
     names = sorted(name for name in (derived.keys() | signed.keys()) - free if derived.get(name) != signed.get(name))
     message = "the statement does not say what the log says"
     findings = [

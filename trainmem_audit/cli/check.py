@@ -69,7 +69,8 @@ def _check(
     ] = "must",
     waivers: WaiversOption = None,
     replay: Annotated[
-        str | None, typer.Option("--replay", metavar="full|prefix:N", help="Run it again, and compare step by step.")
+        str | None,
+        typer.Option("--replay", metavar="full|prefix:N|segments:K", help="Run it again, and compare step by step."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
     signer: SignerOption = None,

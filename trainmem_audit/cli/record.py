@@ -86,6 +86,9 @@ def _record(
             help="The record that the script goes on from by a checkpoint. Default: sought in the directories here.",
         ),
     ] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="At the end replay one segment, and sign whether that works.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all went well.")] = False,
 ) -> None:
     """Run a training script, unchanged, and record every optimizer step.
@@ -101,6 +104,8 @@ def _record(
     if anonymous and key is not None:
         remedy = "leave --key out; a key of your own can be linked later: trainmem-audit sign"
         raise UsageError("--anonymous makes a fresh key, and --key names another", where="--key", remedy=remedy)
+    if self_test and snapshots == "0" and not snapshot_at:
+        raise UsageError("there are no segments without snapshots", where="--self-test", remedy="add --snapshots auto")
     require_recordable(target, module)
     if parent is not None and not (parent / "steps.jsonl").is_file():
         raise UsageError("not a run directory", where=f"--parent {parent}", expected="a directory with steps.jsonl")
@@ -120,6 +125,7 @@ def _record(
         "snapshotBudget": snapshot_budget * 2**20,
         "parent": None if parent is None else str(parent.absolute()),
         "snapshotAt": snapshot_at or [],
+        "selfTest": self_test,
         "quiet": quiet,
         "madeDir": not directory.exists(),
         "facts": _facts(target, module) if commitments else None,

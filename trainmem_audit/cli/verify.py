@@ -126,7 +126,11 @@ def examine_run(
 def _verify(
     run: RunArgument,
     replay: Annotated[
-        str | None, typer.Option("--replay", metavar="full|prefix:N", help="Run it again, and compare step by step.")
+        str | None,
+        typer.Option("--replay", metavar="full|prefix:N|segments:K", help="Run it again, and compare step by step."),
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option("--nonce", metavar="HEX", help="Draw the segments of that verdict again.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
     signer: SignerOption = None,
@@ -202,7 +206,11 @@ def _verify(
             "sizes": sizes,
             "timeout": timeout,
         }
-        replayer = None if replay is None else replayer_for(reader, replay, yes, quiet, secrets, options)
+        if nonce is not None and replay is None:
+            raise UsageError(
+                "a nonce decides which segments are drawn", where="--nonce", expected="--replay segments:K"
+            )
+        replayer = None if replay is None else replayer_for(reader, replay, yes, quiet, secrets, options, nonce)
         policy = policy_for(
             trust_file,
             signer,
@@ -244,16 +252,22 @@ def _attest(run: Path, found: Examination, reviewer: Signer) -> None:
 
 
 def replayer_for(
-    reader: RunReader, mode: str, yes: bool, quiet: bool, secrets: Path | None, options: dict[str, Any]
+    reader: RunReader,
+    mode: str,
+    yes: bool,
+    quiet: bool,
+    secrets: Path | None,
+    options: dict[str, Any],
+    nonce: str | None = None,
 ) -> Any:
     """Return the function that replays; a missing torch is an error before anything is verified."""
     from importlib.util import find_spec
 
-    from trainmem_audit.replaying import ReplayOptions, parse_mode
+    from trainmem_audit.replaying import Draw, ReplayOptions, parse_mode
     from trainmem_audit.replaying import replay as run_replay
 
     secret = _secrets(secrets)
-    steps = parse_mode(mode)
+    wanted = parse_mode(mode, nonce)
     if find_spec("torch") is None:
         raise UsageError("a replay needs torch", remedy="pip install 'trainmem-audit[torch]'")
     for name in ("source", "data"):
@@ -269,7 +283,8 @@ def replayer_for(
             ReplayOptions(
                 consent=lambda command: _consent(command, yes),
                 secret=secret,
-                steps=steps,
+                steps=wanted if isinstance(wanted, int) else None,
+                segments=wanted if isinstance(wanted, Draw) else None,
                 progress=progress.show,
                 **options,
             ),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainmem_audit.documents.common import Count, Document, ExitCode, Extensions, Name, Scalar
+from trainmem_audit.documents.common import Count, Document, ExitCode, Extensions, FloatText, Name, Scalar
 from trainmem_audit.documents.disclosures import Fact
 
 __all__ = [
     "Attestation",
     "Check",
     "ComponentDifference",
+    "Detection",
     "Difference",
     "Finding",
     "Opening",
     "Replay",
+    "SegmentRange",
+    "Segments",
     "Signature",
     "TensorDifference",
     "Verification",
@@ -131,6 +134,39 @@ class Difference(Document):
     components: tuple[ComponentDifference, ...]
 
 
+class SegmentRange(Document):
+    """A segment that was replayed, by its first and last step; `always` says that it was not drawn but always is."""
+
+    first: Count
+    last: Count
+    always: bool = False
+
+
+class Detection(Document):
+    """If so many of the segments that can be drawn were forged (a fraction of them): how probably one was drawn."""
+
+    forged: Count
+    fraction: Annotated[str, Field(pattern=r"^[1-9][0-9]*/[1-9][0-9]*$")]
+    probability: FloatText
+
+
+class Segments(Document):
+    """Which segments of a run were replayed, and what that would find.
+
+    `total` are all segments, `drawn_from` those that are not always replayed, of which `drawn` were drawn from the
+    run's chain head and the reviewer's `nonce`. `walked` are the steps that were run without the weights to get there:
+    their order, content, inputs and random numbers were compared.
+    """
+
+    total: Count
+    drawn: Count
+    drawn_from: Count
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    walked: Count = 0
+    replayed: tuple[SegmentRange, ...] = ()
+    detection: tuple[Detection, ...] = ()
+
+
 class Replay(Document):
     """The verdict of a replay. A what-if (`what_if` true) is no verdict on the record."""
 
@@ -142,6 +178,7 @@ class Replay(Document):
     reason: str = ""
     changed_files: tuple[str, ...] = ()
     difference: Difference | None = None
+    segments: Segments | None = None
     notes: tuple[str, ...] = ()
 
 

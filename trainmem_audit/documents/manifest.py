@@ -47,6 +47,7 @@ __all__ = [
     "DerivedFrom",
     "Manifest",
     "Run",
+    "SegmentSupport",
     "Snapshot",
     "Statement",
     "StepLog",
@@ -116,6 +117,15 @@ class Snapshot(Document):
     unchanged: dict[Name, Count] | None = None
 
 
+class SegmentSupport(Document):
+    """Whether segments of the run can be replayed, as the recorder found when it tried one; why not; which it was."""
+
+    supported: bool
+    reason: str = ""
+    first: Count | None = None
+    last: Count | None = None
+
+
 class DerivedFrom(Document):
     """The document of an older version from which this one was migrated: its version, SHA-256 of its canonical form."""
 
@@ -144,6 +154,7 @@ class Manifest(Document):
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
     snapshots: Sequence[Snapshot] = ()
     checkpoints: Annotated[Sequence[CheckpointSummary], Field(min_length=1, max_length=2)] | None = None
+    segments: SegmentSupport | None = None
     commitments: dict[Name, Digest] = Field(default_factory=dict)
     declared: dict[Name, str] = Field(default_factory=dict)
     not_recorded: Sequence[str] = ()

@@ -57,6 +57,9 @@ def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
     hooks = _Hooks(session, on_failure)
     first_id, RemovableHandle.next_id = RemovableHandle.next_id, _OWN_IDS
     removers = [
+        *(
+            [] if session.forward is None else session.forward.install(session)
+        ),  # first, so that our hooks lie around it
         hooks.optimizers(),
         hooks.modules(),
         *hooks.loaders(),

@@ -52,8 +52,8 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
         `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `facts` (to commit to),
         `anonymous`, `contract` (what the author declares), `mayMove`, `imposed` ({streams, threads, seeds, sameCode}),
-        `dump` ([step, file]), `quiet`, `madeDir`; for `twice` also `starts` (what single random streams start from) and
-        `pins` ({names, clockStart, watch, places, root}).
+        `dump` ([step, file]), `forward` ({stretches, problems}), `quiet`, `madeDir`, `selfTest`; for `twice` also
+        `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places, root}).
     arguments:
         The script's own arguments.
     """
@@ -156,7 +156,7 @@ def _finish(
 ) -> bool:
     """Close the record; return whether a run that ended well has no good record."""
     try:
-        statement = recording.finish(outcome, exit_code, signer)
+        statement = recording.finish(outcome, exit_code, signer, _self_test(order, outcome, say))
     except TrainmemAuditError as error:
         _say(str(error))
         return exit_code == 0
@@ -171,12 +171,29 @@ def _finish(
         log = statement.predicate.step_logs[0]
         shown = order["shownDir"] if recording.run_dir == Path(order["runDir"]) else recording.run_dir.name
         say(f"recorded {log.steps} steps in {shown}, signed by {signer.public.keyid}")
+        if (tested := statement.predicate.segments) is not None:
+            say("segments of it can be replayed" if tested.supported else f"NO SEGMENT REPLAY: {tested.reason}")
         others = []
         with suppress(OSError):  # the directory is being removed, say
             others = foreign_files(recording.run_dir, statement)
         if others:
             _say(f"NOT PART OF THE RECORD, though in {shown}: {', '.join(others)}. Move what the script wrote there.")
     return False
+
+
+def _self_test(order: dict[str, Any], outcome: str, say: Any) -> Any:
+    """Return what tries a segment of the run, if that was asked for and nobody is in a hurry to leave."""
+    if not order.get("selfTest") or outcome == "interrupted":
+        return None
+    directories = [path for _, path in argument_directories(order["arguments"], order["command"].get("arguments", ()))]
+
+    def run(run_dir: Path) -> Any:
+        from trainmem_audit.recording.selftest import self_test
+
+        say("the run has ended; replaying one segment of it (--self-test)")
+        return self_test(run_dir, order, directories)
+
+    return run
 
 
 def _fixes_addresses(order: dict[str, Any]) -> bool:
@@ -300,6 +317,7 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         may_move=bool(order.get("mayMove")),
         contract=None if contract is None else DeclaredContract.parse(json.dumps(contract).encode(), "contract"),
         dump=None if dump is None else (dump[0], Path(dump[1])),
+        forward=order.get("forward"),
         threaded=not _fixes_addresses(order),
         parent=Path(order["parent"]) if order.get("parent") else None,
         snapshot_every=order.get("snapshotEvery", 0),

@@ -21,7 +21,7 @@ from trainmem_audit import __version__
 from trainmem_audit.assemble import recover, sign_run
 from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.declared import DeclaredContract
-from trainmem_audit.documents.manifest import CODE_ELSEWHERE, Statement
+from trainmem_audit.documents.manifest import CODE_ELSEWHERE, SegmentSupport, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
 from trainmem_audit.errors import RecordingError, TrainmemAuditError
 from trainmem_audit.keys import Signer
@@ -93,6 +93,8 @@ class Options:
         What the author declares of random streams and order.
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
+    forward:
+        Which stretches are run for real, in a replay of segments (`FastForward.from_order`).
     threaded:
         Whether threads of ours write and digest (`LogWriter`).
     snapshot_every, snapshot_auto, snapshot_at, snapshot_budget:
@@ -117,6 +119,7 @@ class Options:
     imposed: Imposed | None = None
     contract: DeclaredContract | None = None
     dump: tuple[int, Path] | None = None
+    forward: Mapping[str, Any] | None = None
     threaded: bool = True
     parent: Path | None = None
     snapshot_every: int = 0
@@ -193,8 +196,14 @@ class Recording:
         after_import("torch", self._guard(self._torch_imported))
         after_import("numpy.random", self._guard(self._numpy_imported))
 
-    def finish(self, outcome: str, exit_code: int, signer: Signer | None) -> Statement | None:
-        """Close the log, and sign the run (`None` leaves it unsigned, as a replay does).
+    def finish(
+        self,
+        outcome: str,
+        exit_code: int,
+        signer: Signer | None,
+        self_test: Callable[[Path], SegmentSupport] | None = None,
+    ) -> Statement | None:
+        """Close the log, and sign the run (`None` leaves it unsigned, as a replay does), after a `self_test` of it.
 
         Raises
         ------
@@ -222,7 +231,10 @@ class Recording:
             )
         if self._failure is not None:
             return self._finish_failed(signer)
-        return sign_run(self._options.run_dir, summary, signer) if signer is not None else None
+        if signer is None:
+            return None
+        tested = None if self_test is None else self_test(self._options.run_dir)
+        return sign_run(self._options.run_dir, summary, signer, segments=tested)
 
     def _finish_failed(self, signer: Signer | None) -> NoReturn:
         run_dir = self._options.run_dir
@@ -246,6 +258,7 @@ class Recording:
     def _torch_imported(self) -> None:
         import torch
 
+        from trainmem_audit.recording.forward import FastForward
         from trainmem_audit.recording.hooks import install
         from trainmem_audit.recording.session import Session
         from trainmem_audit.recording.snapshots import SnapshotPlan
@@ -277,6 +290,8 @@ class Recording:
         self._snapshots = kept
         self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
         self.session.saved_file = self._saved_file
+        if options.forward is not None:
+            self.session.forward = FastForward.from_order(options.forward, self._opened.own_work)
         self._uninstall = install(self.session, self._fail)
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator

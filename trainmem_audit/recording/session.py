@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trainmem_audit.documents.steplog import Component, Loader
 from trainmem_audit.recording.checkpoints import CheckpointWatch, SavedFile, saved_file
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
+from trainmem_audit.recording.forward import FastForward
 from trainmem_audit.recording.order import (
     Batch,
     EpochStart,
@@ -37,12 +38,13 @@ from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot, wri
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.snapshots import snapshot_name, values_name
-from trainmem_audit.sources.base import ComponentState, Source, plain_value
+from trainmem_audit.sources.base import ComponentState, Saved, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
 from trainmem_audit.sources.copies import CopySource, find_plain_copies
 from trainmem_audit.sources.modules import ModuleSource, find_averages, find_copies, find_roots, untrained_parts
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates, nested
+from trainmem_audit.sources.restoring import restore_state
 from trainmem_audit.sources.samplers import SamplerSource
 from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
@@ -130,6 +132,7 @@ class Session:
         self._working: deque[EpochStart] = deque(maxlen=4)
         self._worker_epochs = 0
         self.slots: Slots | None = None
+        self.forward: FastForward | None = None
         self._owned: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
 
     # What torch tells us ------------------------------------------------------------------------------------------
@@ -268,7 +271,8 @@ class Session:
                 self._log_saved()
             order, indices, used = self._batches.consumed(self._is_owner)
             self._adopt_samplers(used)
-            state, digests, values = self._collect()
+            whole = self.forward is None or self.forward.arrive()
+            state, digests, values = self._collect() if whole else ({}, [], {})
             self._streams.adopt()
             rng = self._digest_streams()
             began = time.perf_counter()
@@ -297,7 +301,10 @@ class Session:
             self._inputs, self._losses = [], []
             self._writer.put(members, digests, indices)
             self.seconds["line"] += time.perf_counter() - began
-            self._keep_values(self.steps, digests, state, rng)
+            if self.forward is None:
+                self._keep_values(self.steps, digests, state, rng)
+            else:
+                self.forward.leave()
             self.steps += 1
 
     def end(self) -> dict[str, Any]:
@@ -507,6 +514,22 @@ class Session:
         written = {name: digest for name, digest in held.items() if name not in unchanged}
         plan.wrote(step, written, size + rest, time.perf_counter() - began)
 
+    # Fast-forward --------------------------------------------------------------------------------------------------
+
+    def put_back(self, saved: Mapping[str, Saved]) -> list[str]:
+        """Put the state back to what was kept of it; return what could not be."""
+        self._adopt_schedulers()
+        for name, module in self._called.fitting(saved, {source.name for source in self._teachers}, self._is_followed):
+            self._follow(name, module)
+        return restore_state(self._sources(), saved)
+
+    def drop_gradients(self) -> None:
+        """Leave the optimizers without gradients, as before the first backward pass."""
+        for source in self._optimizers.values():
+            for group in source.optimizer.param_groups if source.optimizer is not None else ():
+                for param in group["params"]:
+                    param.grad = None
+
     # Discovery -----------------------------------------------------------------------------------------------------
 
     def _adopt(self, optimizer: torch.optim.Optimizer) -> None:
@@ -587,15 +610,19 @@ class Session:
             if any(module is part for source in self._teachers if (root := source.root) for part in root.modules()):
                 continue
             within = any(module is part for part in inner)
-            others = self._teachers if within else [*self._modules, *self._teachers]
-            claimed = {key for known in others for key in known.tensor_ids()}
-            source = ModuleSource(_numbered("teacher", self._teachers_found), module, claimed, trained=False)
-            self._teachers_found += 1
-            self._teachers.append(source)
-            for model in self._modules if within else []:
-                model.claim(source.tensor_ids())
+            self._follow(_numbered("teacher", self._teachers_found), module, within)
         for copy in self._copies:
             copy.changes()
+
+    def _follow(self, name: str, module: torch.nn.Module, within: bool = False) -> None:
+        """Report a teacher from now on; one that lies `within` a trained module is left out there."""
+        others = self._teachers if within else [*self._modules, *self._teachers]
+        claimed = {key for known in others for key in known.tensor_ids()}
+        source = ModuleSource(name, module, claimed, trained=False)
+        self._teachers_found += 1
+        self._teachers.append(source)
+        for model in self._modules if within else []:
+            model.claim(source.tensor_ids())
 
     def _is_followed(self, module: torch.nn.Module) -> bool:
         roots = [source.root for source in (*self._modules, *self._teachers)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,15 @@ class Child(LaunchedRun):
         timeout: float,
         dump: tuple[int, Path] | None = None,
         same_code: bool = True,
+        forward: Mapping[str, Any] | None = None,
     ) -> None:
         run_dir = root / "record"
         run_dir.mkdir()
         order = _order(manifest, tree, run_dir, same_code)
         if dump is not None:
             order["dump"] = [dump[0], str(dump[1])]
+        if forward is not None:
+            order["forward"] = forward
         super().__init__(
             order,
             arguments,

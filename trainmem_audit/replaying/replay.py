@@ -8,6 +8,7 @@ of code that was not changed is tried once more: where two replays differ from o
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import tempfile
 import time
@@ -27,8 +28,10 @@ from trainmem_audit.replaying.child import Child, chosen_variables
 from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
+from trainmem_audit.replaying.segments import Draw, SegmentReplay, SegmentsComparison
 from trainmem_audit.rundir import RunReader, open_run
 from trainmem_audit.runs import read_lines, read_on, snapshot_at, tensor_lookup, values_at
+from trainmem_audit.segments import NONCE_BYTES
 from trainmem_audit.sizes import with_sizes
 from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.steplog import STEP_FILE, LogReader, LogSummary, iter_lines
@@ -62,6 +65,8 @@ class ReplayOptions:
     ----------
     steps:
         How many steps to compare; `None` for all, and the end of the run.
+    segments:
+        Which segments to replay instead.
     consent:
         Asked with the exact command before anything runs; nothing runs unless it returns True.
     secret:
@@ -77,6 +82,7 @@ class ReplayOptions:
     consent: Callable[[str], bool]
     secret: Callable[[str], str]
     steps: int | None = None
+    segments: Draw | None = None
     source: Path | None = None
     data: tuple[Path, ...] = ()
     allow_changed_source: bool = False
@@ -85,20 +91,37 @@ class ReplayOptions:
     progress: Callable[[int], None] = lambda _: None
 
 
-def parse_mode(text: str) -> int | None:
-    """Return the number of steps of `prefix:N`, or `None` for `full`.
+def parse_mode(text: str, nonce: str | None = None) -> int | Draw | None:
+    """Return the number of steps of `prefix:N`, the draw of `segments:K`, or `None` for `full`.
+
+    Parameters
+    ----------
+    nonce:
+        What decides the draw beside the run itself, in hex; drawn here where it is not given.
 
     Raises
     ------
     UsageError
         For anything else.
     """
+    kind, _, count = text.partition(":")
+    number = int(count) if count.isascii() and count.isdecimal() and len(count) < 16 else 0
+    if kind == "segments" and number:
+        return Draw(number, secrets.token_bytes(NONCE_BYTES) if nonce is None else _nonce(nonce))
+    if nonce is not None:
+        raise UsageError("a nonce decides which segments are drawn", where="--nonce", expected="--replay segments:K")
     if text == "full":
         return None
-    kind, _, count = text.partition(":")
-    if kind == "prefix" and count.isdecimal() and 0 < int(count) < 2**53:
-        return int(count)
-    raise UsageError("unknown mode of replay", where="--replay", expected="full or prefix:N", got=text[:40])
+    if kind == "prefix" and number:
+        return number
+    expected = "full, prefix:N or segments:K"
+    raise UsageError("unknown mode of replay", where="--replay", expected=expected, got=text[:40])
+
+
+def _nonce(text: str) -> bytes:
+    if re.fullmatch(f"[0-9a-f]{{{2 * NONCE_BYTES}}}", text) is None:
+        raise UsageError("not a nonce", where="--nonce", expected=f"{2 * NONCE_BYTES} hex digits", got=text[:80])
+    return bytes.fromhex(text)
 
 
 def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> Replay:
@@ -114,6 +137,7 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     manifest = statement.predicate
     options = replace(options, secret=_Secrets(options.secret, manifest))
     mode = "full" if options.steps is None else f"prefix:{options.steps}"
+    mode = mode if options.segments is None else options.segments.mode
     if manifest.command.kind == "library":
         reason = "the run was recorded from within a program (Recorder); only launched scripts can be replayed"
         return Replay(outcome="not-run", mode=mode, reason=reason)
@@ -121,24 +145,27 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     with tempfile.TemporaryDirectory(prefix="trainmem-replay-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         try:
+            segments, forward = _segments(root, reader, manifest, options.segments)
             scratch = _scratch(root, reader, manifest, options)
         except ReplayError as error:
             reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines())
             return Replay(outcome="not-run", mode=mode, reason=reason)
         _ask(manifest, scratch, options)
         what_if = options.allow_changed_source and bool(scratch.changed)
-        verdict = _run(root, scratch, reader, manifest, options)
+        verdict = _run(root, scratch, reader, manifest, options, segments=segments, forward=forward)
         if verdict.outcome == "mismatch" and not scratch.changed:
             verdict = _confirm(root / "again", verdict, reader, manifest, options)
-        if what_if and options.sizes and verdict.difference is not None and verdict.difference.stage != "end":
+        found = verdict.difference
+        if what_if and options.sizes and segments is None and found is not None and found.stage != "end":
             try:
-                measured = _measure(root, scratch, reader, manifest, options, verdict.difference)
+                measured = _measure(root, scratch, reader, manifest, options, found)
             except (ReplayError, FormatError, ValueError, OSError):
-                measured = verdict.difference  # what was found stands, however large it is
+                measured = found  # what was found stands, however large it is
             verdict = verdict.model_copy(update={"difference": measured})
     verdict = verdict.model_copy(
         update={
             "mode": mode,
+            "segments": None if segments is None else segments.document(),
             "what_if": what_if,
             "changed_files": tuple(scratch.changed),
             "seconds": f"{time.monotonic() - began:.1f}",
@@ -147,6 +174,19 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
     )
     typed = _typed(scratch, manifest)
     return Replay.model_validate_json(canonical_bytes(_hide(verdict.to_json(), typed))) if typed else verdict
+
+
+def _segments(
+    root: Path, reader: RunReader, manifest: Manifest, wanted: Draw | None
+) -> tuple[SegmentReplay | None, dict[str, Any] | None]:
+    """Return the replay of segments that is wanted, and what the child is told of it; nothing for another mode."""
+    if wanted is None:
+        return None, None
+    try:
+        segments = SegmentReplay(reader, manifest, wanted)
+        return segments, segments.lay_out(root)
+    except FormatError as error:
+        raise ReplayError(f"the record was changed after it was checked: {error.message}") from None
 
 
 def _scratch(root: Path, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Scratch:
@@ -193,7 +233,7 @@ def _hide(value: Any, typed: list[str]) -> Any:
         return [_hide(member, typed) for member in value]
     if isinstance(value, dict):
         return {
-            name: member if name in ("outcome", "stage", "mode") else _hide(member, typed)
+            name: member if name in ("outcome", "stage", "mode", "segments") else _hide(member, typed)
             for name, member in value.items()
         }
     return value
@@ -229,13 +269,19 @@ def _run(
     manifest: Manifest,
     options: ReplayOptions,
     dump: tuple[int, Path] | None = None,
+    *,
+    segments: SegmentReplay | None = None,
+    forward: dict[str, Any] | None = None,
 ) -> Replay:
     seconds = _recorded_seconds(manifest)
     timeout = options.timeout if options.timeout is not None else 10 * seconds + 300
     same_code = not scratch.changed
-    with Child(root, scratch.tree, manifest, scratch.arguments, timeout, dump=dump, same_code=same_code) as child:
+    with Child(
+        root, scratch.tree, manifest, scratch.arguments, timeout, dump=dump, same_code=same_code, forward=forward
+    ) as child:
         watcher = _Watcher(child, manifest, _typed(scratch, manifest), reader.size(STEP_FILE))
-        comparison = Comparison(tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
+        lookups = (tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
+        comparison = Comparison(*lookups) if segments is None else segments.comparison(*lookups)
         try:
             difference = watcher.compare(comparison, reader, options)
         except (ReplayError, FormatError) as error:
@@ -244,6 +290,10 @@ def _run(
             child.wait_for(dump[1])
         short = difference is None and options.steps is not None  # the last step compared is one before the count
         compared = comparison.steps - short
+        if isinstance(comparison, SegmentsComparison):
+            compared = comparison.reached
+        if watcher.reason and segments is not None:
+            watcher.reason = segments.stopped(watcher.reason)
         watcher.reason = watcher.reason or _unsigned(reader, manifest, scratch, watcher.summary, compared, difference)
         if watcher.reason:
             return Replay(
@@ -259,6 +309,8 @@ def _run(
             if seed.imposed
         )
     verdict = _verdict(difference, comparison.steps, watcher.summary, manifest, bool(scratch.changed), notes)
+    if verdict.outcome == "mismatch" and segments is not None and difference is not None:
+        verdict = verdict.model_copy(update=segments.undecided(difference))
     if verdict.outcome == "match" and comparison.uncompared:
         apart = ", ".join(f"{name} at {count}" for name, count in sorted(comparison.uncompared.items()))
         reason = (
@@ -378,17 +430,23 @@ class _Watcher:
     def summary(self) -> LogSummary:
         return self._log.summary
 
-    def compare(self, comparison: Comparison, reader: RunReader, options: ReplayOptions) -> Difference | None:
+    def compare(
+        self, comparison: Comparison | SegmentsComparison, reader: RunReader, options: ReplayOptions
+    ) -> Difference | None:
         """Return the first difference; `reason` says why the replay could decide nothing."""
         signed = read_lines(reader, self._manifest.step_logs[0])
         difference = self._compare(comparison, groups(signed), options)
         read_on(signed)
         return difference
 
-    def _compare(self, comparison: Comparison, signed: Iterator[Group], options: ReplayOptions) -> Difference | None:
+    def _compare(
+        self, comparison: Comparison | SegmentsComparison, signed: Iterator[Group], options: ReplayOptions
+    ) -> Difference | None:
         found = groups(self._lines())
         for expected in signed:
             if expected.last is None or (options.steps is not None and comparison.steps >= options.steps):
+                return None
+            if isinstance(comparison, SegmentsComparison) and comparison.done:
                 return None
             if isinstance(expected.last, End) and expected.last.outcome == "interrupted":
                 return None  # a replay would go on: nobody interrupts it

@@ -8,12 +8,14 @@ nothing. What is changed only through `.data`, and for the first time after thos
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from trainmem_audit.digests import tensor_digest
+from trainmem_audit.privacy import public_name
+from trainmem_audit.sources.base import Saved
 
 __all__ = ["CalledModules", "Watched"]
 
@@ -63,6 +65,35 @@ class CalledModules:
         yield from module.parameters()
         if not self._params_only:
             yield from module.buffers()
+
+    def fitting(
+        self, saved: Mapping[str, Saved], known: Collection[str], is_known: Callable[[torch.nn.Module], bool]
+    ) -> list[tuple[str, torch.nn.Module]]:
+        """Return the teachers that `saved` holds and that are not `known`, each with a module that has its tensors."""
+        missing: dict[str, dict[str, torch.Tensor]] = {}
+        for component, kept in saved.items():
+            name = component.split(".")[0]
+            if name.startswith("teacher") and name not in known:
+                missing.setdefault(name, {}).update(kept.tensors or {})
+        found: list[tuple[str, torch.nn.Module]] = []
+        for module, watched in list(self._watched.items()):
+            named = next((name for name in sorted(missing) if _fits(module, missing[name])), None)
+            if named is not None and not watched.done and not is_known(module):
+                watched.done = True
+                found.append((named, module))
+                del missing[named]
+        return found
+
+
+def _fits(module: torch.nn.Module, kept: Mapping[str, torch.Tensor]) -> bool:
+    """Tell whether a module has tensors of these names and forms, and no parameter besides."""
+    own = {public_name(name): tensor for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    if any(public_name(name) not in kept for name, _ in module.named_parameters()):
+        return False
+    return all(
+        name in own and (own[name].shape, own[name].dtype) == (tensor.shape, tensor.dtype)
+        for name, tensor in kept.items()
+    )
 
 
 class Watched:
