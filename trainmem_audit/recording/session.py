@@ -36,6 +36,7 @@ from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot, wri
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.snapshots import snapshot_name, values_name
+from trainmem_audit.sources.banks import BankWatch
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
@@ -76,6 +77,8 @@ class Session:
         After which steps the tensors of the state are kept in the record.
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
+    is_own_code:
+        Tells whether a file of code is the script's own: memory is looked for in its variables (`sources.banks`).
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Session:
         on_first_step: Callable[[], None],
         snapshots: SnapshotPlan | None = None,
         dump: tuple[int, Path] | None = None,
+        is_own_code: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.active = True
         self.steps = 0
@@ -107,6 +111,7 @@ class Session:
         self._called = CalledModules()
         self._teachers: list[ModuleSource] = []
         self._teachers_found = 0
+        self._banks = BankWatch(is_own_code)
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -226,11 +231,14 @@ class Session:
         if source is not None and source.optimizer is optimizer and self._sizes[id(optimizer)] == size:
             return
         with self._lock:
-            if not self._optimizers:
+            first = not self._optimizers
+            if first:
                 self._on_first_step()
                 self._writer.put({"t": "inventory", "profile": numeric_profile()})
             self._sizes[id(optimizer)] = size
             self._adopt(optimizer)
+            if first:
+                self._look_for_banks()
             state, _, _ = self._collect(initial=True)
             self._streams.adopt()
             self._new_streams(self._streams.digests())
@@ -252,6 +260,8 @@ class Session:
         """Record one step: called when the outermost `optimizer.step()` returns, or a scaler has skipped it."""
         with self._lock:
             order, indices, used = self._batches.consumed(self._is_owner)
+            if BankWatch.due(self.steps + 1):
+                self._look_for_banks()
             state, digests, values = self._collect()
             self._streams.adopt()
             rng = self._digest_streams()
@@ -354,7 +364,7 @@ class Session:
     # State ---------------------------------------------------------------------------------------------------------
 
     def _sources(self) -> list[Source]:
-        others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers]
+        others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers, *self._banks.sources]
         return [*self._modules, *self._optimizers.values(), *others]
 
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
@@ -481,6 +491,16 @@ class Session:
                 name = _numbered("scheduler", len(self._scheduler_sources))
                 self._scheduler_sources.append(SchedulerSource(name, scheduler))
         self._schedulers.clear()
+
+    def _look_for_banks(self) -> None:
+        began = time.perf_counter()
+        with torch._C.DisableTorchFunction():
+            sources = self._sources()
+            known = [tensor for source in sources for item in source.components() for _, tensor in item.tensors or ()]
+            trained = [parameter for module in self._modules if module.root for parameter in module.root.parameters()]
+            self._banks.look(known, trained)
+        self.not_recorded |= self._banks.not_recorded
+        self.seconds["state"] += time.perf_counter() - began
 
     def _adopt_teachers(self) -> None:
         """Follow the modules that were called, change, and are trained by no optimizer."""

@@ -1,0 +1,135 @@
+"""Which variables a running loop carries from one round to the next, read off the bytecode of its code object.
+
+A variable is *carried* when the next round may read it before it is written again: it is live at the head of the
+outermost loop that runs. What is only written into (`log.append(x)`, `losses[i] = x`) is not read. Pure: nothing runs.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator
+from functools import lru_cache
+from types import CodeType
+
+__all__ = ["carried_names", "outer_reads"]
+
+_ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "INTERPRETER_EXIT"}
+_ALWAYS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP", "JUMP_ABSOLUTE"}
+_LOCAL_LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_CLOSURE")
+_STORES = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF", "DELETE_FAST", "DELETE_NAME", "DELETE_GLOBAL")
+_FILLS = frozenset({"append", "appendleft", "extend", "add", "update", "write", "insert", "clear"})
+_POPS_AND_PUSHES = {
+    "NOP": (0, 0), "CACHE": (0, 0), "RESUME": (0, 0), "PRECALL": (0, 0), "KW_NAMES": (0, 0), "PUSH_NULL": (0, 1),
+    "LOAD_CONST": (0, 1), "LOAD_FAST": (0, 1), "LOAD_NAME": (0, 1), "LOAD_DEREF": (0, 1), "LOAD_FAST_CHECK": (0, 1),
+    "LOAD_SMALL_INT": (0, 1), "BINARY_OP": (2, 1), "BINARY_SUBSCR": (2, 1), "BINARY_SLICE": (3, 1),
+    "COMPARE_OP": (2, 1), "UNARY_NEGATIVE": (1, 1), "UNARY_NOT": (1, 1), "UNARY_INVERT": (1, 1), "LOAD_METHOD": (1, 2),
+    "STORE_SUBSCR": (3, 0),
+}  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def carried_names(code: CodeType, offset: int) -> frozenset[str] | None:
+    """Return the variables that the outermost loop around the instruction at `offset` carries; `None` outside loops."""
+    instructions = list(dis.get_instructions(code))
+    loops: dict[int, int] = {}
+    for item in instructions:
+        target = _target(item)
+        if target is not None and target <= item.offset:
+            loops[target] = max(loops.get(target, 0), item.offset)
+    around = [head for head, last in loops.items() if head <= offset <= last]
+    if not around:
+        return None
+    return frozenset(_live(instructions)[min(around)])
+
+
+@lru_cache(maxsize=256)
+def outer_reads(code: CodeType) -> frozenset[str]:
+    """Return the names that functions defined in `code` read from outside of themselves."""
+    found: set[str] = set()
+    for inner in _inner(code):
+        instructions = list(dis.get_instructions(inner))
+        for at, item in enumerate(instructions):
+            if item.opname in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME") and _is_read(instructions, at):
+                found.add(str(item.argval))
+    return frozenset(found)
+
+
+def _inner(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _inner(constant)
+
+
+def _target(item: dis.Instruction) -> int | None:
+    jumps = item.opcode in dis.hasjrel or item.opcode in dis.hasjabs
+    return item.argval if jumps and isinstance(item.argval, int) else None
+
+
+def _live(instructions: list[dis.Instruction]) -> dict[int, set[str]]:
+    """Return the names that are live before each instruction, by offset."""
+    live: dict[int, set[str]] = {item.offset: set() for item in instructions}
+    effects = [_effect(instructions, at) for at in range(len(instructions))]
+    changed = True
+    while changed:
+        changed = False
+        for at in range(len(instructions) - 1, -1, -1):
+            item = instructions[at]
+            after: set[str] = set()
+            if item.opname not in _ENDS and item.opname not in _ALWAYS and at + 1 < len(instructions):
+                after |= live[instructions[at + 1].offset]
+            target = _target(item)
+            if target is not None:
+                after |= live.get(target, set())
+            before = after
+            for reads, names in reversed(effects[at]):
+                before = before | names if reads else before - names
+            if before != live[item.offset]:
+                live[item.offset] = before
+                changed = True
+    return live
+
+
+def _effect(instructions: list[dis.Instruction], at: int) -> list[tuple[bool, set[str]]]:
+    """Return what an instruction does to variables, in order: (whether it reads, names)."""
+    item = instructions[at]
+    names = [item.argval] if isinstance(item.argval, str) else list(item.argval) if _is_pair(item) else []
+    if not names:
+        return []
+    if item.opname.startswith(_LOCAL_LOADS) and "STORE" not in item.opname:
+        return [(True, set(names))] if len(names) > 1 or _is_read(instructions, at) else []
+    if item.opname.startswith("STORE_FAST_LOAD_FAST"):
+        return [(False, {names[0]}), (True, {names[1]})]
+    if item.opname.startswith(_STORES):
+        return [(False, set(names))]
+    return []
+
+
+def _is_pair(item: dis.Instruction) -> bool:
+    return isinstance(item.argval, tuple) and item.opname.count("_FAST") > 1
+
+
+def _is_read(instructions: list[dis.Instruction], at: int) -> bool:
+    """Tell whether what is loaded is read: anything but being written into. In doubt it is."""
+    above = 0  # how much lies on the stack above it
+    for item in instructions[at + 1 : at + 60]:
+        if _target(item) is not None or item.is_jump_target:
+            return True
+        if item.opname in ("LOAD_METHOD", "LOAD_ATTR") and above == 0:
+            return item.argval not in _FILLS
+        if item.opname == "LOAD_GLOBAL":
+            pops, pushes = 0, 2 if "NULL" in item.argrepr else 1
+        elif item.opname == "LOAD_ATTR":
+            pops, pushes = 1, 2 if "NULL" in item.argrepr else 1
+        elif item.opname == "CALL":
+            pops, pushes = 2 + (item.arg or 0), 1
+        elif item.opname in ("BUILD_TUPLE", "BUILD_SLICE", "BUILD_LIST"):
+            pops, pushes = item.arg or 0, 1
+        elif item.opname in _POPS_AND_PUSHES:
+            pops, pushes = _POPS_AND_PUSHES[item.opname]
+        else:
+            return True
+        if pops > above:
+            return not (item.opname == "STORE_SUBSCR" and above == 1)
+        above += pushes - pops
+    return True
