@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.memories import averages
+from tests.memories import averages, banks
 from tests.shapes import Shape
 
 __all__ = ["MEMORY", "ROWS"]
 
 MEMORY = Path(__file__).resolve().parent.parent / "memory"
-ROWS: tuple[Shape, ...] = tuple(averages.ROWS)
+ROWS: tuple[Shape, ...] = (*averages.ROWS, *banks.ROWS)

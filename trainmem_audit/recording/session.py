@@ -40,6 +40,7 @@ from trainmem_audit.sources.banks import BankWatch
 from trainmem_audit.sources.base import ComponentState, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
+from trainmem_audit.sources.gradients import GradientSource, GradientWatch
 from trainmem_audit.sources.modules import ModuleSource, find_copies, find_roots
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
 from trainmem_audit.sources.scalers import ScalerSource
@@ -112,6 +113,8 @@ class Session:
         self._teachers: list[ModuleSource] = []
         self._teachers_found = 0
         self._banks = BankWatch(is_own_code)
+        self._gradients = GradientWatch()
+        self._carried: list[GradientSource] = []
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -215,6 +218,9 @@ class Session:
 
     def on_backward(self, loss: torch.Tensor) -> None:
         """Note the value that a backward pass starts from, where reading it costs no wait for a device."""
+        if BankWatch.due(self.steps + 1):
+            with self._lock, torch._C.DisableTorchFunction():
+                self._gradients.before_backward(self._optimizers.values())
         if loss.numel() == 1 and loss.device.type == "cpu" and loss.is_floating_point():
             self._losses.append(float_text(float(loss.detach().item())))
         elif loss.device.type != "cpu":
@@ -260,6 +266,8 @@ class Session:
         """Record one step: called when the outermost `optimizer.step()` returns, or a scaler has skipped it."""
         with self._lock:
             order, indices, used = self._batches.consumed(self._is_owner)
+            if self._gradients.after_step(optimizer):
+                self._follow_gradients(optimizer)
             if BankWatch.due(self.steps + 1):
                 self._look_for_banks()
             state, digests, values = self._collect()
@@ -364,8 +372,8 @@ class Session:
     # State ---------------------------------------------------------------------------------------------------------
 
     def _sources(self) -> list[Source]:
-        others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers, *self._banks.sources]
-        return [*self._modules, *self._optimizers.values(), *others]
+        others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers]
+        return [*self._modules, *self._optimizers.values(), *others, *self._banks.sources, *self._carried]
 
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
         """Return component digests, all tensor digests by sorted component name, and the values that changed."""
@@ -491,6 +499,14 @@ class Session:
                 name = _numbered("scheduler", len(self._scheduler_sources))
                 self._scheduler_sources.append(SchedulerSource(name, scheduler))
         self._schedulers.clear()
+
+    def _follow_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Report the gradients of an optimizer that begins to add to what its last step has left."""
+        known = {source.name for source in self._carried}
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for module in self._modules:
+            if (name := f"{module.name}.grads") not in known and not owned.isdisjoint(module.names()):
+                self._carried.append(GradientSource(name, module.parameters))
 
     def _look_for_banks(self) -> None:
         began = time.perf_counter()

@@ -21,10 +21,10 @@ import torch
 
 from trainmem_audit.digests import tensor_digest
 from trainmem_audit.privacy import public_name
-from trainmem_audit.sources.base import ComponentState, Labels, Saved
+from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
 from trainmem_audit.sources.entries import EntryTable, array_tensor, is_array, tensors_below
 from trainmem_audit.sources.liveness import carried_names, outer_reads
-from trainmem_audit.sources.restoring import put_tensors
+from trainmem_audit.sources.restoring import put_attributes, put_tensors
 
 __all__ = ["BankSource", "BankWatch"]
 
@@ -36,6 +36,7 @@ _MOST_BYTES = 2**28
 _FOREIGN = ("torch", "numpy", "builtins", "trainmem_audit", "logging", "argparse", "threading", "tqdm", "weakref")
 _DATA = (torch.utils.data.DataLoader, torch.utils.data.Dataset)
 _OPAQUE = (type, ModuleType, FunctionType, torch.optim.Optimizer, torch.Generator, *_DATA)
+_TRAINS = (torch.nn.Module, torch.optim.Optimizer, torch.utils.data.DataLoader)
 _UNSEEN = frozenset({"locals", "vars", "dir", "eval", "exec"})
 """What a function must not mention: reading its variables would then show in the dictionary that these give."""
 
@@ -76,6 +77,11 @@ class BankSource:
         self._labels = Labels(source, "meso", "in-process")
         self._table = EntryTable()
 
+    @property
+    def place(self) -> tuple[_Root, Path]:
+        """Where it is found."""
+        return self._root, self._path
+
     def live(self) -> Any:
         """Return the object, or `None` when it is gone."""
         return _follow(self._root.value(), self._path)
@@ -98,6 +104,30 @@ class BankSource:
             yield from put_tensors(component, saved)
 
 
+class NumbersSource:
+    """The numbers of an object that holds a bank: capacity, pointer, fill, as plain values."""
+
+    def __init__(self, name: str, root: _Root, path: Path) -> None:
+        self.name = name
+        self._root = root
+        self._path = path
+
+    def live(self) -> Any:
+        """Return the object, or `None` when it is gone."""
+        return _follow(self._root.value(), self._path)
+
+    def components(self) -> Iterator[ComponentState]:
+        """Give the numbers as they are now."""
+        if numbers := _numbers(self.live()):
+            yield ComponentState(self.name, Labels("S4", "meso", "in-process"), values=plain_value(numbers))
+
+    def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
+        """Set the attributes to what was kept."""
+        kept, live = saved.get(self.name), self.live()
+        if kept is not None and live is not None and isinstance(kept.values, dict):
+            yield from put_attributes(self.name, _attributes(live), kept.values)
+
+
 class BankWatch:
     """Looks for banks at the steps that `due` tells, and holds those that were found.
 
@@ -108,11 +138,13 @@ class BankWatch:
     """
 
     def __init__(self, is_own: Callable[[str], bool]) -> None:
-        self.sources: list[BankSource] = []
+        self.sources: list[BankSource | NumbersSource] = []
         self.not_recorded: set[str] = set()
         self._is_own = is_own
         self._seen: dict[tuple[_Root, Path], tuple[int, bytes]] = {}
         self._names: set[str] = set()
+        self._holders: dict[tuple[_Root, Path], Any] = {}
+        self._numbered: set[tuple[_Root, Path]] = set()
 
     @staticmethod
     def due(steps: int) -> bool:
@@ -133,7 +165,8 @@ class BankWatch:
         shapes = sorted(tuple(parameter.shape) for parameter in trained)
         left = [_MOST_BYTES]
         seen: dict[tuple[_Root, Path], tuple[int, bytes]] = {}
-        followed = {id(bank.live()) for bank in self.sources}
+        followed = {id(bank.live()) for bank in self.sources if isinstance(bank, BankSource)}
+        holders: dict[tuple[_Root, Path], Any] = {}
         for root, frame_id, value in list(self._roots()):
             for path, candidate in _walk(value, storages, followed):
                 key = (root, path)
@@ -142,6 +175,7 @@ class BankWatch:
                 tensors = _content(candidate, EntryTable())
                 if not tensors or all(_address(tensor) in storages for _, tensor in tensors):
                     continue
+                holders |= {(root, above): None for above in _above(path)}
                 mark = (frame_id, _digest(tensors, left))
                 seen[key] = mark
                 before = self._seen.get(key)
@@ -149,12 +183,29 @@ class BankWatch:
                     self._adopt(root, path, candidate, tensors, shapes)
                     followed.add(id(candidate))
         self._seen = seen
+        self._count(holders)
+
+    def _count(self, holders: dict[tuple[_Root, Path], Any]) -> None:
+        """Report the numbers of objects that hold banks, where they change."""
+        banks = [bank.place for bank in self.sources if isinstance(bank, BankSource)]
+        holders |= {(root, above): None for root, path in banks for above in _above(path)}
+        for root, path in holders:
+            holders[root, path] = numbers = _numbers(_follow(root.value(), path))
+            before = self._holders.get((root, path))
+            holds = any(place == root and inner[: len(path)] == path for place, inner in banks)
+            if holds and before and numbers and before != numbers and (root, path) not in self._numbered:
+                self._numbered.add((root, path))
+                self.sources.append(NumbersSource(self._name(root, path), root, path))
+        self._holders = holders
 
     def _adopt(self, root: _Root, path: Path, value: Any, tensors: list[tuple[str, torch.Tensor]], shapes: Any) -> None:
         if len(self.sources) >= MOST_BANKS:
             self.not_recorded.add(f"memory outside of modules beyond the first {MOST_BANKS} places")
             return
         average = len(tensors) > 1 and sorted(tuple(tensor.shape) for _, tensor in tensors) == shapes
+        self.sources.append(BankSource(self._name(root, path), root, path, "S5" if average else "S4"))
+
+    def _name(self, root: _Root, path: Path) -> str:
         words = [root.name, *(str(key) for _, key in path if key != "_modules")]
         words = words[1:] if words[0] == "self" and len(words) > 1 else words
         name = "bank." + ".".join(public_name(word) for word in words)
@@ -163,7 +214,7 @@ class BankWatch:
             name = f"{name.rstrip('0123456789')}{number}"
             number += 1
         self._names.add(name)
-        self.sources.append(BankSource(name, root, path, "S5" if average else "S4"))
+        return name
 
     def _roots(self) -> Iterator[tuple[_Root, int, Any]]:
         """Give the variables to start from, with what tells one call of a function from another."""
@@ -240,6 +291,23 @@ def _attributes(value: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _above(path: Path) -> Iterator[Path]:
+    """Give the places of the objects that a value hangs on."""
+    return (path[:at] for at, (kind, _) in enumerate(path) if kind == "attribute")
+
+
+def _numbers(item: Any) -> dict[str, int | float]:
+    """Return the numbers of an object; none of a trainer, which holds what trains: its counters are no memory."""
+    if _is_opaque(item):
+        return {}
+    attributes = _attributes(item)
+    below = attributes.get("_modules") if isinstance(item, torch.nn.Module) else None
+    members = [*attributes.values(), *(below.values() if isinstance(below, dict) else ())]
+    if attributes.get("_parameters") or any(isinstance(member, _TRAINS) for member in members):
+        return {}
+    return {name: value for name, value in attributes.items() if type(value) in (int, float)}
+
+
 def _walk(value: Any, storages: set[int], followed: set[int]) -> Iterator[tuple[Path, Any]]:
     """Give what may be a bank below a variable, in a fixed order, with the path to it."""
     waiting: deque[tuple[Path, Any]] = deque([((), value)])
@@ -251,14 +319,16 @@ def _walk(value: Any, storages: set[int], followed: set[int]) -> Iterator[tuple[
             continue
         count += 1
         inside.add(id(item))
-        if _is_bank(item):
+        if _is_bank(item, carried=not path):
             yield path, item
         elif len(path) < _MOST_DEPTH:
             waiting.extend(((*path, step), below) for step, below in _below(item))
 
 
-def _is_bank(item: Any) -> bool:
-    """Tell whether a value is one that could be a bank, by its form."""
+def _is_bank(item: Any, carried: bool) -> bool:
+    """Tell whether a value is one that could be a bank, by its form; a variable may belong to a graph still."""
+    if carried and isinstance(item, torch.Tensor) and item.grad_fn is not None:
+        return item.numel() > 1
     if isinstance(item, (deque, list)) and EntryTable.takes(item):
         return True
     return _is_tensor(item) or is_array(item) or (isinstance(item, (dict, list)) and bool(tensors_below(item)))

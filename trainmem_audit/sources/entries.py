@@ -64,13 +64,14 @@ class EntryTable:
         self._columns: list[torch.Tensor] = []
         self._forms: list[tuple[torch.dtype, tuple[int, ...]]] = []
         self._capacity = 0
+        self._holed = False
 
     @staticmethod
     def takes(value: Any) -> bool:
         """Tell whether a container holds records: tuples of numbers, arrays and tensors, in a deque or list."""
         if not value or len(value) > _MOST_ENTRIES:
             return False
-        first = value[0]
+        first = next((entry for entry in value if entry is not None), None)
         if not isinstance(first, tuple) or not 1 <= len(first) <= _MOST_FIELDS:
             return False
         heavy = any(isinstance(field, (torch.Tensor, tuple, list)) or is_array(field) for field in first)
@@ -79,7 +80,10 @@ class EntryTable:
         )
 
     def tensors(self, value: Any) -> list[tuple[str, torch.Tensor]]:
-        """Return the columns, and `fill`; nothing where the records are not all of one form."""
+        """Return the columns, and `fill`; nothing where the records are not all of one form.
+
+        A place without a record (`[None] * capacity`, filled in turn) is a row of zeros, and `empty` tells it.
+        """
         entries = list(value)
         capacity = getattr(value, "maxlen", None) or _rows(len(entries))
         if capacity != self._capacity or not self._entries:
@@ -94,8 +98,11 @@ class EntryTable:
                 return []
         for column in self._columns:
             column[len(entries) :] = 0
-        fill = torch.tensor([len(entries)])
-        return [*((str(field), column) for field, column in enumerate(self._columns)), ("fill", fill)]
+        named = [(str(field), column) for field, column in enumerate(self._columns)]
+        self._holed |= any(entry is None for entry in entries)
+        if self._holed:
+            named.append(("empty", torch.tensor([entry is None for entry in entries])))
+        return [*named, ("fill", torch.tensor([len(entries)]))]
 
     def _start(self, entries: list[Any], capacity: int) -> None:
         self._capacity = capacity
@@ -118,6 +125,10 @@ class EntryTable:
         return [*changed, *range(min(kept, len(entries)), len(entries))]
 
     def _write(self, at: int, entry: Any) -> bool:
+        if entry is None:
+            for column in self._columns:
+                column[at] = 0
+            return True
         if not isinstance(entry, tuple) or len(entry) != len(self._columns):
             return False
         for field, column, (dtype, shape) in zip(entry, self._columns, self._forms, strict=True):
@@ -133,16 +144,20 @@ class EntryTable:
 
     def restore(self, live: Any, kept: Mapping[str, torch.Tensor]) -> Iterator[str]:
         """Fill the container with the records that were kept, each like the first that is there now."""
-        if not live:
+        pattern = next((entry for entry in live if entry is not None), None)
+        if pattern is None:
             yield "holds no record now that would tell what its records are"
             return
-        pattern = live[0]
         columns = [kept.get(str(field)) for field in range(len(pattern))]
         if any(column is None for column in columns) or "fill" not in kept:
             yield "its records have other fields now"
             return
-        entries = []
+        entries: list[Any] = []
+        empty = kept.get("empty")
         for at in range(int(kept["fill"].item())):
+            if empty is not None and empty[at]:
+                entries.append(None)
+                continue
             fields = [
                 _like(old, column[at]) for old, column in zip(pattern, columns, strict=True) if column is not None
             ]
@@ -159,9 +174,10 @@ def _rows(count: int) -> int:
 
 def _first_full(entries: list[Any]) -> tuple[Any, ...]:
     """Return a record without gaps: the first one, its `None`s filled from later ones."""
-    fields = list(entries[0])
-    for entry in entries[1:]:
-        if None not in fields:
+    full = [entry for entry in entries if entry is not None]
+    fields = list(full[0])
+    for entry in full[1:]:
+        if all(field is not None for field in fields):
             break
         if isinstance(entry, tuple) and len(entry) == len(fields):
             fields = [other if field is None else field for field, other in zip(fields, entry, strict=True)]

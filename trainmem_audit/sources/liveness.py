@@ -1,7 +1,7 @@
 """Which variables a running loop carries from one round to the next, read off the bytecode of its code object.
 
-A variable is *carried* when the next round may read it before it is written again: it is live at the head of the
-outermost loop that runs. What is only written into (`log.append(x)`, `losses[i] = x`) is not read. Pure: nothing runs.
+A variable is *carried* when the next round of a loop that runs may read it before it is written again: it is live at
+the loop's head. What is only written into (`log.append(x)`, `losses[i] = x`) is not read. Pure: nothing runs.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _POPS_AND_PUSHES = {
 
 @lru_cache(maxsize=256)
 def carried_names(code: CodeType, offset: int) -> frozenset[str] | None:
-    """Return the variables that the outermost loop around the instruction at `offset` carries; `None` outside loops."""
+    """Return the variables that the loops around the instruction at `offset` carry; `None` outside loops."""
     instructions = list(dis.get_instructions(code))
     loops: dict[int, int] = {}
     for item in instructions:
         target = _target(item)
         if target is not None and target <= item.offset:
             loops[target] = max(loops.get(target, 0), item.offset)
-    around = [head for head, last in loops.items() if head <= offset <= last]
+    around = [(head, last) for head, last in loops.items() if head <= offset <= last]
     if not around:
         return None
-    return frozenset(_live(instructions)[min(around)])
+    return frozenset().union(*(_live(instructions, head, last)[head] for head, last in around))
 
 
 @lru_cache(maxsize=256)
@@ -66,8 +66,12 @@ def _target(item: dis.Instruction) -> int | None:
     return item.argval if jumps and isinstance(item.argval, int) else None
 
 
-def _live(instructions: list[dis.Instruction]) -> dict[int, set[str]]:
-    """Return the names that are live before each instruction, by offset."""
+def _live(instructions: list[dis.Instruction], head: int, last: int) -> dict[int, set[str]]:
+    """Return the names that the loop from `head` to `last` may read after each place in it, by offset.
+
+    What is read only when the loop has ended (the best weights so far, outputs for a plot) is not carried by it.
+    """
+    instructions = [item for item in instructions if head <= item.offset <= last]
     live: dict[int, set[str]] = {item.offset: set() for item in instructions}
     effects = [_effect(instructions, at) for at in range(len(instructions))]
     changed = True

@@ -63,6 +63,11 @@ class ModuleSource:
         root = self._root()
         return {} if root is None else {id(param): public_name(name) for name, param in root.named_parameters()}
 
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Return the parameters with the names that they are reported by."""
+        root = self._root()
+        return [] if root is None else [(public_name(name), param) for name, param in root.named_parameters()]
+
     def components(self) -> Iterator[ComponentState]:
         """Give the parameters and buffers as they are now."""
         root = self._root()
