@@ -57,14 +57,22 @@ ROWS = (
             "bank.buffer.rewards": "S4",
             "bank.state": "S4",
         },
-        Change("self.rewards[self.ptr] = reward", "self.rewards[self.ptr] = max(reward, -1.5)", "bank.buffer.rewards", 0),
+        Change(
+            "self.rewards[self.ptr] = reward", "self.rewards[self.ptr] = max(reward, -1.5)", "bank.buffer.rewards", 0
+        ),
         Change("(self.ptr + 1) % self.capacity", "(self.ptr + 1) % (self.capacity - 1)", "bank.buffer", 6),
     ),
     _row(
         "prioritized replay: a sum tree, transitions in a list",
         "prioritized.py",
         20,
-        {**_MOMENTUM, "bank.replay": "S4", "bank.replay.tree": "S4", "bank.replay.tree.tree": "S4", "bank.replay.tree.data": "S4"},
+        {
+            **_MOMENTUM,
+            "bank.replay": "S4",
+            "bank.replay.tree": "S4",
+            "bank.replay.tree.tree": "S4",
+            "bank.replay.tree.data": "S4",
+        },
         Change("ALPHA = 0.6", "ALPHA = 0.5", "bank.replay.tree.tree", 1),
     ),
     _row(
@@ -72,7 +80,9 @@ ROWS = (
         "hebbian.py",
         10,
         {**_ADAM, "bank.hebb": "S4"},
-        Change("        hebb = hebb.detach()\n", "        hebb = hebb.detach() * (1 - 0.5 * (step == 3))\n", "bank.hebb", 4),
+        Change(
+            "        hebb = hebb.detach()\n", "        hebb = hebb.detach() * (1 - 0.5 * (step == 3))\n", "bank.hebb", 4
+        ),
     ),
     _row(
         "average of the weights in a dictionary of the training function",

@@ -21,6 +21,7 @@ import torch
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.errors import UsageError
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
 from trainmem_audit.recording.order import (
@@ -46,6 +47,7 @@ from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates
 from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
 from trainmem_audit.sources.streams import StreamSet
+from trainmem_audit.sources.tracked import TrackedSource
 
 __all__ = ["Session"]
 
@@ -115,6 +117,7 @@ class Session:
         self._banks = BankWatch(is_own_code)
         self._gradients = GradientWatch()
         self._carried: list[GradientSource] = []
+        self._tracked: list[TrackedSource] = []
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -218,7 +221,7 @@ class Session:
 
     def on_backward(self, loss: torch.Tensor) -> None:
         """Note the value that a backward pass starts from, where reading it costs no wait for a device."""
-        if BankWatch.due(self.steps + 1):
+        if self._gradients.watched:
             with self._lock, torch._C.DisableTorchFunction():
                 self._gradients.before_backward(self._optimizers.values())
         if loss.numel() == 1 and loss.device.type == "cpu" and loss.is_floating_point():
@@ -229,6 +232,15 @@ class Session:
     def on_scheduler(self, scheduler: Any) -> None:
         """Note a learning-rate scheduler that was just made."""
         self._schedulers.append(weakref.ref(scheduler))
+
+    def track(self, source: TrackedSource) -> None:
+        """Report memory that the program has registered; once for every name."""
+        with self._lock:
+            if any(known.name == source.name for known in self._tracked):
+                raise UsageError(
+                    "memory of this name is tracked already", where=source.name, remedy="choose another name"
+                )
+            self._tracked.append(source)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take stock before an optimizer steps for the first time, or with other parameters than before."""
@@ -373,7 +385,14 @@ class Session:
 
     def _sources(self) -> list[Source]:
         others: list[Source] = [*self._scheduler_sources, *self._scalers, *self._teachers]
-        return [*self._modules, *self._optimizers.values(), *others, *self._banks.sources, *self._carried]
+        return [
+            *self._modules,
+            *self._optimizers.values(),
+            *others,
+            *self._tracked,
+            *self._banks.sources,
+            *self._carried,
+        ]
 
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
         """Return component digests, all tensor digests by sorted component name, and the values that changed."""

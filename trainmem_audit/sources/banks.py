@@ -11,6 +11,7 @@ A replay must find the same: looks are taken at fixed steps, and nothing depends
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from trainmem_audit.digests import tensor_digest
 from trainmem_audit.privacy import public_name
 from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
 from trainmem_audit.sources.entries import EntryTable, array_tensor, is_array, tensors_below
-from trainmem_audit.sources.liveness import carried_names, outer_reads
+from trainmem_audit.sources.liveness import bound_anew, carried_names, outer_reads, own_attributes
 from trainmem_audit.sources.restoring import put_attributes, put_tensors
 
-__all__ = ["BankSource", "BankWatch"]
+__all__ = ["BankSource", "BankWatch", "content_of", "members_of", "numbers_of"]
 
 MOST_BANKS = 64
 _MOST_OBJECTS = 20_000
@@ -88,7 +89,7 @@ class BankSource:
 
     def components(self) -> Iterator[ComponentState]:
         """Give the content as it is now."""
-        tensors = _content(self.live(), self._table)
+        tensors = content_of(self.live(), self._table)
         if tensors:
             yield ComponentState(self.name, self._labels, tensors)
 
@@ -118,14 +119,14 @@ class NumbersSource:
 
     def components(self) -> Iterator[ComponentState]:
         """Give the numbers as they are now."""
-        if numbers := _numbers(self.live()):
+        if numbers := numbers_of(self.live()):
             yield ComponentState(self.name, Labels("S4", "meso", "in-process"), values=plain_value(numbers))
 
     def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
         """Set the attributes to what was kept."""
         kept, live = saved.get(self.name), self.live()
         if kept is not None and live is not None and isinstance(kept.values, dict):
-            yield from put_attributes(self.name, _attributes(live), kept.values)
+            yield from put_attributes(self.name, members_of(live), kept.values)
 
 
 class BankWatch:
@@ -141,7 +142,7 @@ class BankWatch:
         self.sources: list[BankSource | NumbersSource] = []
         self.not_recorded: set[str] = set()
         self._is_own = is_own
-        self._seen: dict[tuple[_Root, Path], tuple[int, bytes]] = {}
+        self._seen: dict[tuple[_Root, Path], _Mark] = {}
         self._names: set[str] = set()
         self._holders: dict[tuple[_Root, Path], Any] = {}
         self._numbered: set[tuple[_Root, Path]] = set()
@@ -164,7 +165,8 @@ class BankWatch:
         storages = {tensor.untyped_storage().data_ptr() for tensor in known if tensor.layout is torch.strided}
         shapes = sorted(tuple(parameter.shape) for parameter in trained)
         left = [_MOST_BYTES]
-        seen: dict[tuple[_Root, Path], tuple[int, bytes]] = {}
+        seen: dict[tuple[_Root, Path], _Mark] = {}
+        passing = self._passing()
         followed = {id(bank.live()) for bank in self.sources if isinstance(bank, BankSource)}
         holders: dict[tuple[_Root, Path], Any] = {}
         for root, frame_id, value in list(self._roots()):
@@ -172,14 +174,17 @@ class BankWatch:
                 key = (root, path)
                 if key in seen:
                     continue
-                tensors = _content(candidate, EntryTable())
+                tensors = content_of(candidate, EntryTable())
                 if not tensors or all(_address(tensor) in storages for _, tensor in tensors):
                     continue
                 holders |= {(root, above): None for above in _above(path)}
-                mark = (frame_id, _digest(tensors, left))
+                mark = _Mark(frame_id, _digest(tensors, left), _reference(candidate))
                 seen[key] = mark
                 before = self._seen.get(key)
-                if before is not None and before[0] == frame_id and before[1] != mark[1]:
+                if before is None or before.frame != frame_id or before.digest == mark.digest:
+                    continue
+                holder = next((name for kind, name in reversed(path) if kind == "attribute"), None)
+                if holder not in passing or before.is_of(candidate):
                     self._adopt(root, path, candidate, tensors, shapes)
                     followed.add(id(candidate))
         self._seen = seen
@@ -190,7 +195,7 @@ class BankWatch:
         banks = [bank.place for bank in self.sources if isinstance(bank, BankSource)]
         holders |= {(root, above): None for root, path in banks for above in _above(path)}
         for root, path in holders:
-            holders[root, path] = numbers = _numbers(_follow(root.value(), path))
+            holders[root, path] = numbers = numbers_of(_follow(root.value(), path))
             before = self._holders.get((root, path))
             holds = any(place == root and inner[: len(path)] == path for place, inner in banks)
             if holds and before and numbers and before != numbers and (root, path) not in self._numbered:
@@ -226,7 +231,7 @@ class BankWatch:
             names = carried_names(frame.f_code, frame.f_lasti)
             if names is None:
                 continue
-            names |= {*frame.f_code.co_cellvars, *frame.f_code.co_freevars}
+            names |= {*frame.f_code.co_cellvars, *frame.f_code.co_freevars} - bound_anew(frame.f_code, frame.f_lasti)
             variables = _variables(frame)
             for name in sorted(names & variables.keys()):
                 yield _Root("", name, frame.f_code), id(frame), variables[name]
@@ -237,7 +242,8 @@ class BankWatch:
                 carried = carried_names(frame_of.f_code, frame_of.f_lasti)
                 if carried is not None:
                     mentioned = {*frame_of.f_code.co_names}
-                    hidden = mentioned - carried - outer_reads(frame_of.f_code)
+                    read = outer_reads(frame_of.f_code) - bound_anew(frame_of.f_code, frame_of.f_lasti)
+                    hidden = mentioned - carried - read
             for name, value in list(module.items()):
                 if name not in hidden and not name.startswith("__"):
                     yield _Root(module_name, name), 0, value
@@ -250,6 +256,18 @@ class BankWatch:
                 yield frame
             frame = frame.f_back
 
+    def _passing(self) -> set[Any]:
+        """Return the names of attributes that the script only ever sets, not from their own value: `self.x = batch`."""
+        again: set[str] = set()
+        blind: set[str] = set()
+        for _, module in self._own_modules():
+            for code in _codes(module):
+                if code.co_name != "__init__":
+                    both = own_attributes(code)
+                    again |= both[0]
+                    blind |= both[1]
+        return blind - again
+
     def _own_modules(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, module in list(sys.modules.items()):
             if not isinstance(module, ModuleType):
@@ -257,6 +275,35 @@ class BankWatch:
             file = module.__dict__.get("__file__")
             if name == "__main__" or (isinstance(file, str) and self._is_own(file)):
                 yield name, module.__dict__
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What was seen at a place: in which call, what it held, and the object where one can be pointed to weakly."""
+
+    frame: int
+    digest: bytes
+    reference: weakref.ref[Any] | None
+
+    def is_of(self, value: Any) -> bool:
+        """Tell whether the object is still the same; containers of records are taken to be."""
+        return self.reference() is value if self.reference is not None else isinstance(value, deque)
+
+
+def _reference(value: Any) -> weakref.ref[Any] | None:
+    return weakref.ref(value) if isinstance(value, torch.Tensor) or is_array(value) else None
+
+
+def _codes(module: dict[str, Any]) -> Iterator[CodeType]:
+    """Give the code of a module's functions, and of its classes' methods."""
+    for value in list(module.values()):
+        members = list(type.__getattribute__(value, "__dict__").values()) if isinstance(value, type) else [value]
+        for member in members:
+            function = member.fget if isinstance(member, property) else getattr(member, "__wrapped__", None) or member
+            if isinstance(member, (staticmethod, classmethod)):
+                function = member.__func__
+            if isinstance(function, FunctionType):
+                yield function.__code__
 
 
 def _variables(frame: FrameType) -> dict[str, Any]:
@@ -273,7 +320,7 @@ def _variables(frame: FrameType) -> dict[str, Any]:
 def _follow(value: Any, path: Path) -> Any:
     for kind, key in path:
         if kind == "attribute":
-            value = _attributes(value).get(key)
+            value = members_of(value).get(key)
         elif kind == "key":
             value = dict.get(value, key) if isinstance(value, dict) else None
         else:
@@ -283,7 +330,8 @@ def _follow(value: Any, path: Path) -> Any:
     return value
 
 
-def _attributes(value: Any) -> dict[str, Any]:
+def members_of(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, without asking it."""
     try:
         found = object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -296,11 +344,11 @@ def _above(path: Path) -> Iterator[Path]:
     return (path[:at] for at, (kind, _) in enumerate(path) if kind == "attribute")
 
 
-def _numbers(item: Any) -> dict[str, int | float]:
+def numbers_of(item: Any) -> dict[str, int | float]:
     """Return the numbers of an object; none of a trainer, which holds what trains: its counters are no memory."""
     if _is_opaque(item):
         return {}
-    attributes = _attributes(item)
+    attributes = members_of(item)
     below = attributes.get("_modules") if isinstance(item, torch.nn.Module) else None
     members = [*attributes.values(), *(below.values() if isinstance(below, dict) else ())]
     if attributes.get("_parameters") or any(isinstance(member, _TRAINS) for member in members):
@@ -355,7 +403,7 @@ def _below(item: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
     if _is_opaque(item):
         return
     module = isinstance(item, torch.nn.Module)
-    for name, member in list(_attributes(item).items()):
+    for name, member in list(members_of(item).items()):
         if module and name in ("_parameters", "_buffers"):
             continue
         if module and name.startswith("_") and name != "_modules" and name.rstrip("_").endswith(_HOOKS):
@@ -375,7 +423,7 @@ def _is_opaque(item: Any) -> bool:
 _HOOKS = ("hooks", "hooks_with_kwargs", "hooks_always_called", "_set", "_impl")
 
 
-def _content(value: Any, table: EntryTable) -> list[tuple[str, torch.Tensor]]:
+def content_of(value: Any, table: EntryTable) -> list[tuple[str, torch.Tensor]]:
     """Return the tensors that hold what a bank holds; nothing where it is none."""
     if isinstance(value, torch.Tensor):
         return [("value", value.detach())] if value.layout is torch.strided else []

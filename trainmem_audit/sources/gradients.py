@@ -1,10 +1,9 @@
 """Carried gradients (S1): what one step leaves in `.grad` and the next backward adds to.
 
 Every step leaves gradients behind; as a rule they are taken away before the next backward, and are then no memory.
-`GradientWatch` sees the difference: at the backward passes around steps that `due` tells, it asks whether gradients that
-were there at the end of the optimizer's last step are still there, and whether they stay until its next one. A GAN,
-whose generator's backward fills the discriminator's gradients in vain, carries none.
-Gradients of one update (accumulation) are not carried over a step either, and are not reported.
+`GradientWatch` asks at a backward whether what the optimizer's last step left is still there, and stays until its next
+one. A GAN, whose generator's backward fills the discriminator's gradients in vain, carries none; nor does the
+accumulation of gradients within one update.
 """
 
 from __future__ import annotations
@@ -63,7 +62,9 @@ class GradientWatch:
 
     def __init__(self) -> None:
         self._carried: dict[int, bool] = {}
-        self._stepped: set[int] = set()
+        self._steps: dict[int, int] = {}
+        self.watched: set[int] = set()
+        """The optimizers (ids) whose gradients are looked at until their next step: after 1, 2, 3, 4, 8, 16 … steps."""
         self.known: set[int] = set()
 
     def before_backward(self, optimizers: Iterable[OptimizerSource]) -> None:
@@ -71,7 +72,7 @@ class GradientWatch:
         for source in optimizers:
             optimizer = source.optimizer
             key = id(optimizer)
-            if optimizer is None or key not in self._stepped or key in self.known or self._carried.get(key) is False:
+            if optimizer is None or key not in self.watched or self._carried.get(key) is False:
                 continue
             groups = optimizer.param_groups
             grads = (parameter.grad for group in groups for parameter in group["params"])
@@ -80,10 +81,13 @@ class GradientWatch:
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Tell whether the gradients of this step held what the optimizer's last one had left; said once."""
         key = id(optimizer)
-        found = self._carried.pop(key, False) and key not in self.known
-        self._stepped.add(key)
+        found = self._carried.pop(key, False)
+        steps = self._steps[key] = self._steps.get(key, 0) + 1
+        self.watched.discard(key)
         if found:
             self.known.add(key)
+        elif key not in self.known and (steps == 3 or steps & (steps - 1) == 0):
+            self.watched.add(key)
         return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType
 
-__all__ = ["carried_names", "outer_reads"]
+__all__ = ["bound_anew", "carried_names", "outer_reads", "own_attributes"]
 
 _ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "INTERPRETER_EXIT"}
 _ALWAYS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP", "JUMP_ABSOLUTE"}
@@ -31,15 +31,42 @@ _POPS_AND_PUSHES = {
 def carried_names(code: CodeType, offset: int) -> frozenset[str] | None:
     """Return the variables that the loops around the instruction at `offset` carry; `None` outside loops."""
     instructions = list(dis.get_instructions(code))
-    loops: dict[int, int] = {}
-    for item in instructions:
-        target = _target(item)
-        if target is not None and target <= item.offset:
-            loops[target] = max(loops.get(target, 0), item.offset)
-    around = [(head, last) for head, last in loops.items() if head <= offset <= last]
+    around = _loops(instructions, offset)
     if not around:
         return None
     return frozenset().union(*(_live(instructions, head, last)[head] for head, last in around))
+
+
+@lru_cache(maxsize=256)
+def bound_anew(code: CodeType, offset: int) -> frozenset[str]:
+    """Return the variables that the loops around `offset` write before they read them, and no function in `code` does.
+
+    Such a variable is not carried, though a function (a closure that computes the loss, say) reads it.
+    """
+    instructions = list(dis.get_instructions(code))
+    around = _loops(instructions, offset)
+    stored = {
+        str(item.argval)
+        for item in instructions
+        if item.opname.startswith(_STORES) and any(head <= item.offset <= last for head, last in around)
+    }
+    inner = (item for function in _inner(code) for item in dis.get_instructions(function))
+    written = {str(item.argval) for item in inner if item.opname in ("STORE_GLOBAL", "STORE_DEREF", "STORE_NAME")}
+    return frozenset(stored - written - (carried_names(code, offset) or frozenset()))
+
+
+@lru_cache(maxsize=4096)
+def own_attributes(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the attributes that a function binds: those that it has read before (`a.q = f(a.q)`), and the others."""
+    read: set[str] = set()
+    again: set[str] = set()
+    blind: set[str] = set()
+    for item in dis.get_instructions(code):
+        if item.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            read.add(str(item.argval))
+        elif item.opname == "STORE_ATTR":
+            (again if item.argval in read else blind).add(str(item.argval))
+    return frozenset(again), frozenset(blind)
 
 
 @lru_cache(maxsize=256)
@@ -52,6 +79,16 @@ def outer_reads(code: CodeType) -> frozenset[str]:
             if item.opname in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME") and _is_read(instructions, at):
                 found.add(str(item.argval))
     return frozenset(found)
+
+
+def _loops(instructions: list[dis.Instruction], offset: int) -> list[tuple[int, int]]:
+    """Return where the loops around an instruction begin and end."""
+    loops: dict[int, int] = {}
+    for item in instructions:
+        target = _target(item)
+        if target is not None and target <= item.offset:
+            loops[target] = max(loops.get(target, 0), item.offset)
+    return [(head, last) for head, last in loops.items() if head <= offset <= last]
 
 
 def _inner(code: CodeType) -> Iterator[CodeType]:
