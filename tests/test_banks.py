@@ -19,7 +19,7 @@ from trainmem_audit.errors import UsageError
 from trainmem_audit.sources.base import Source
 from trainmem_audit.sources.entries import EntryTable
 from trainmem_audit.sources.gradients import GradientSource, GradientWatch
-from trainmem_audit.sources.liveness import carried_names
+from trainmem_audit.sources.liveness import bound_anew, carried_names, only_read, own_attributes
 from trainmem_audit.sources.optimizers import OptimizerSource
 from trainmem_audit.sources.restoring import copy_state, restore_state
 from trainmem_audit.sources.tracked import TrackedSource
@@ -56,6 +56,24 @@ def test_a_variable_is_carried_when_the_next_round_may_read_it_first(name: str) 
     body, expected = CARRIED[name]
     found = carried_names(*_at_the_step(body))
     assert (found if found is None else found - {"r", "f", "g", STEP}) == expected
+
+
+def test_what_an_outer_loop_makes_anew_is_only_read() -> None:
+    code, offset = _at_the_step("for e in r:\n  perm = f()\n  h = f()\n  for i in r:\n    here()\n    h = g(h, perm)")
+    assert only_read(code, offset) - {"e", "i"} == {"perm"}
+
+
+def test_what_a_closure_reads_is_bound_anew_before() -> None:
+    code, offset = _at_the_step("q = f()\nfor i in r:\n  x = f()\n  h = lambda: g(x, q)\n  here(h)\n  q = h()")
+    assert {"x", "h"} <= bound_anew(code, offset)
+
+
+def test_attributes_are_bound_from_their_own_value_or_not() -> None:
+    text = "def f(self, x):\n  self.batch = x\n  self.queue = cat([self.queue, x])\n  self.batch.sum()"
+    names: dict[str, Any] = {}
+    exec(compile(text, "f", "exec"), names)
+    again, blind = own_attributes(names["f"].__code__)
+    assert (set(again), set(blind)) == ({"queue"}, {"batch"})
 
 
 class Ring:

@@ -24,7 +24,7 @@ from trainmem_audit.digests import tensor_digest
 from trainmem_audit.privacy import public_name
 from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
 from trainmem_audit.sources.entries import EntryTable, array_tensor, is_array, tensors_below
-from trainmem_audit.sources.liveness import bound_anew, carried_names, outer_reads, own_attributes
+from trainmem_audit.sources.liveness import bound_anew, carried_names, only_read, outer_reads, own_attributes
 from trainmem_audit.sources.restoring import put_attributes, put_tensors
 
 __all__ = ["BankSource", "BankWatch", "content_of", "members_of", "numbers_of"]
@@ -169,7 +169,7 @@ class BankWatch:
         passing = self._passing()
         followed = {id(bank.live()) for bank in self.sources if isinstance(bank, BankSource)}
         holders: dict[tuple[_Root, Path], Any] = {}
-        for root, frame_id, value in list(self._roots()):
+        for root, frame_id, value, remade in list(self._roots()):
             for path, candidate in _walk(value, storages, followed):
                 key = (root, path)
                 if key in seen:
@@ -184,7 +184,7 @@ class BankWatch:
                 if before is None or before.frame != frame_id or before.digest == mark.digest:
                     continue
                 holder = next((name for kind, name in reversed(path) if kind == "attribute"), None)
-                if holder not in passing or before.is_of(candidate):
+                if not (remade or holder in passing) or before.is_of(candidate):
                     self._adopt(root, path, candidate, tensors, shapes)
                     followed.add(id(candidate))
         self._seen = seen
@@ -221,8 +221,8 @@ class BankWatch:
         self._names.add(name)
         return name
 
-    def _roots(self) -> Iterator[tuple[_Root, int, Any]]:
-        """Give the variables to start from, with what tells one call of a function from another."""
+    def _roots(self) -> Iterator[tuple[_Root, int, Any, bool]]:
+        """Give the variables to start from, with what tells one call of a function from another, and if remade."""
         frames = list(self._frames())
         running = {id(frame.f_globals): frame for frame in frames if frame.f_code.co_name == "<module>"}
         for frame in frames:
@@ -233,20 +233,23 @@ class BankWatch:
                 continue
             names |= {*frame.f_code.co_cellvars, *frame.f_code.co_freevars} - bound_anew(frame.f_code, frame.f_lasti)
             variables = _variables(frame)
+            remade = only_read(frame.f_code, frame.f_lasti)
             for name in sorted(names & variables.keys()):
-                yield _Root("", name, frame.f_code), id(frame), variables[name]
+                yield _Root("", name, frame.f_code), id(frame), variables[name], name in remade
         for module_name, module in self._own_modules():
             frame_of = running.get(id(module))
             hidden: set[str] = set()
+            remade = frozenset()
             if frame_of is not None:
                 carried = carried_names(frame_of.f_code, frame_of.f_lasti)
                 if carried is not None:
+                    remade = only_read(frame_of.f_code, frame_of.f_lasti)
                     mentioned = {*frame_of.f_code.co_names}
                     read = outer_reads(frame_of.f_code) - bound_anew(frame_of.f_code, frame_of.f_lasti)
                     hidden = mentioned - carried - read
             for name, value in list(module.items()):
                 if name not in hidden and not name.startswith("__"):
-                    yield _Root(module_name, name), 0, value
+                    yield _Root(module_name, name), 0, value, name in remade
 
     def _frames(self) -> Iterator[FrameType]:
         frame: FrameType | None = sys._getframe(1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType
 
-__all__ = ["bound_anew", "carried_names", "outer_reads", "own_attributes"]
+__all__ = ["bound_anew", "carried_names", "only_read", "outer_reads", "own_attributes"]
 
 _ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "INTERPRETER_EXIT"}
 _ALWAYS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP", "JUMP_ABSOLUTE"}
@@ -38,6 +38,22 @@ def carried_names(code: CodeType, offset: int) -> frozenset[str] | None:
 
 
 @lru_cache(maxsize=256)
+def only_read(code: CodeType, offset: int) -> frozenset[str]:
+    """Return carried variables that no loop binds from its own rounds: an outer loop makes them, an inner reads them.
+
+    The order of an epoch's samples is one; so is a trace that is begun anew in every epoch and changed in place.
+    """
+    instructions = list(dis.get_instructions(code))
+    around = _loops(instructions, offset)
+    bound, carried = set(), set()
+    for head, last in around:
+        stored = _stored(instructions, [(head, last)])
+        bound |= stored
+        carried |= _live(instructions, head, last)[head] & stored
+    return frozenset(bound - carried)
+
+
+@lru_cache(maxsize=256)
 def bound_anew(code: CodeType, offset: int) -> frozenset[str]:
     """Return the variables that the loops around `offset` write before they read them, and no function in `code` does.
 
@@ -45,11 +61,7 @@ def bound_anew(code: CodeType, offset: int) -> frozenset[str]:
     """
     instructions = list(dis.get_instructions(code))
     around = _loops(instructions, offset)
-    stored = {
-        str(item.argval)
-        for item in instructions
-        if item.opname.startswith(_STORES) and any(head <= item.offset <= last for head, last in around)
-    }
+    stored = _stored(instructions, around)
     inner = (item for function in _inner(code) for item in dis.get_instructions(function))
     written = {str(item.argval) for item in inner if item.opname in ("STORE_GLOBAL", "STORE_DEREF", "STORE_NAME")}
     return frozenset(stored - written - (carried_names(code, offset) or frozenset()))
@@ -89,6 +101,22 @@ def _loops(instructions: list[dis.Instruction], offset: int) -> list[tuple[int, 
         if target is not None and target <= item.offset:
             loops[target] = max(loops.get(target, 0), item.offset)
     return [(head, last) for head, last in loops.items() if head <= offset <= last]
+
+
+def _stored(instructions: list[dis.Instruction], loops: list[tuple[int, int]]) -> set[str]:
+    """Return the variables that are written within loops."""
+    return {
+        name
+        for item in instructions
+        if item.opname.startswith(_STORES) and any(head <= item.offset <= last for head, last in loops)
+        for name in (_stored_names(item))
+    }
+
+
+def _stored_names(item: dis.Instruction) -> list[str]:
+    if not _is_pair(item):
+        return [str(item.argval)]
+    return list(item.argval[:1] if item.opname.startswith("STORE_FAST_LOAD") else item.argval)
 
 
 def _inner(code: CodeType) -> Iterator[CodeType]:
