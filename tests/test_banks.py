@@ -190,6 +190,14 @@ def test_places_without_a_record_are_told() -> None:
     assert found["0"][2].tolist() == [1, 1]
 
 
+def test_the_size_of_records_is_known_before_they_are_copied() -> None:
+    memory: deque[Any] = deque(maxlen=100)
+    memory.append((None, torch.zeros(2, 3), 1))
+    memory.append((np.zeros(5, dtype=np.float32), torch.zeros(2, 3), 2))
+    assert EntryTable.size(memory) == 100 * (5 * 4 + 6 * 4 + 8)
+    assert sum(tensor.nbytes for name, tensor in EntryTable().tensors(memory) if name != "fill") == 100 * 52
+
+
 @pytest.mark.parametrize("zeroed", ["before the backward", "every other step", "accumulated"])
 def test_gradients_are_carried_when_the_next_backward_adds_to_them(zeroed: str) -> None:
     torch.manual_seed(0)

@@ -27,18 +27,46 @@ ROWS = (
         Change("[-KEYS:]\n", "[-KEYS:].roll(int(step == 5), 0)\n", "bank.queue", 6),
         Change("MOMENTUM = 0.9", "MOMENTUM = 0.8", "teacher.params", 1),
     ),
+    Shape(
+        "MoCo: queue and pointer are buffers of the module",
+        ("moco_buffer.py",),
+        (Change("% self.queue.shape[1]", "% (self.queue.shape[1] - 8)", "model.buffers", 2),),
+        8,
+        sources=frozenset({*_MOMENTUM, "model.buffers"}),
+        folder=_MEMORY,
+    ),
+    _row(
+        "hidden state that windows hand on",
+        "hidden.py",
+        12,
+        {**_SGD, "model2.params": "S3", "bank.hidden": "S4"},
+        Change("rnn(x, hidden)\n", "rnn(x, hidden)\n        hidden = hidden * (start != 12)\n", "bank.hidden", 3),
+    ),
+    _row(
+        "nothing is carried: batches, outputs, logs, meters, the best weights so far",
+        "no_banks.py",
+        9,
+        _SGD,
+        Change("lr=0.05", "lr=0.06", "optimizer.hyper", 0),
+    ),
     _row(
         "memory bank on a loss object, in no state_dict",
         "memory_bank.py",
         12,
         {**_ADAM, "bank.criterion.memory": "S4"},
-        Change("MOMENTUM = 0.5", "MOMENTUM = 0.6", "bank.criterion.memory", 0),
+        Change("MOMENTUM = 0.5", "MOMENTUM = 0.6", "bank.criterion.memory", 1),
     ),
     _row(
         "DQN: named tuples in a deque, soft target",
         "replay_tuples.py",
         26,
-        {**_ADAM, "optimizer.max_exp_avg_sq": "S1", "teacher.params": "S5", "bank.memory.memory": "S4"},
+        {
+            **_ADAM,
+            "optimizer.max_exp_avg_sq": "S1",
+            "teacher.params": "S5",
+            "bank.memory.memory": "S4",
+            "bank.state": "S4",
+        },
         Change("torch.tensor([float(cell == 6)])", "torch.tensor([1.0 - (cell != 6)])"),
         Change("else -1\n", "else -1 - (len(memory) == 14)\n", "bank.memory.memory", 7),
         Change("TAU = 0.1", "TAU = 0.2", "teacher.params", 1),
@@ -57,9 +85,7 @@ ROWS = (
             "bank.buffer.rewards": "S4",
             "bank.state": "S4",
         },
-        Change(
-            "self.rewards[self.ptr] = reward", "self.rewards[self.ptr] = max(reward, -1.5)", "bank.buffer.rewards", 0
-        ),
+        Change("[self.ptr] = reward", "[self.ptr] = reward if self.size < 14 else 0.5", "bank.buffer.rewards", 6),
         Change("(self.ptr + 1) % self.capacity", "(self.ptr + 1) % (self.capacity - 1)", "bank.buffer", 6),
     ),
     _row(
@@ -80,16 +106,14 @@ ROWS = (
         "hebbian.py",
         10,
         {**_ADAM, "bank.hebb": "S4"},
-        Change(
-            "        hebb = hebb.detach()\n", "        hebb = hebb.detach() * (1 - 0.5 * (step == 3))\n", "bank.hebb", 4
-        ),
+        Change("net(x, hebb)\n", "net(x, hebb)\n        hebb = hebb * (1 - 0.5 * (step == 5))\n", "bank.hebb", 5),
     ),
     _row(
         "average of the weights in a dictionary of the training function",
         "ema_local.py",
         9,
         {**_MOMENTUM, "bank.average": "S5"},
-        Change("DECAY = 0.8", "DECAY = 0.7", "bank.average", 2),
+        Change("DECAY = 0.8", "DECAY = 0.7", "bank.average", 1),
     ),
     _row(
         "gradients that are carried over steps",

@@ -34,6 +34,8 @@ _MOST_OBJECTS = 20_000
 _MOST_DEPTH = 6
 _MOST_BYTES = 2**28
 """How many bytes are digested in one look; larger candidates are compared by pieces of them."""
+_MOST_OF_ONE = 2**27
+"""How many bytes of one bank are digested at every step; larger ones are not followed, and the record says so."""
 _FOREIGN = ("torch", "numpy", "builtins", "trainmem_audit", "logging", "argparse", "threading", "tqdm", "weakref")
 _DATA = (torch.utils.data.DataLoader, torch.utils.data.Dataset)
 _OPAQUE = (type, ModuleType, FunctionType, torch.optim.Optimizer, torch.Generator, *_DATA)
@@ -89,7 +91,8 @@ class BankSource:
 
     def components(self) -> Iterator[ComponentState]:
         """Give the content as it is now."""
-        tensors = content_of(self.live(), self._table)
+        live = self.live()
+        tensors = [] if _is_large(live) else content_of(live, self._table)
         if tensors:
             yield ComponentState(self.name, self._labels, tensors)
 
@@ -144,6 +147,7 @@ class BankWatch:
         self._is_own = is_own
         self._seen: dict[tuple[_Root, Path], _Mark] = {}
         self._names: set[str] = set()
+        self._left: set[tuple[_Root, Path]] = set()
         self._holders: dict[tuple[_Root, Path], Any] = {}
         self._numbered: set[tuple[_Root, Path]] = set()
 
@@ -174,6 +178,10 @@ class BankWatch:
                 key = (root, path)
                 if key in seen:
                     continue
+                if _is_large(candidate):
+                    seen[key] = _Mark(frame_id, _outline(candidate), None)
+                    self._leave(key, seen[key])
+                    continue
                 tensors = content_of(candidate, EntryTable())
                 if not tensors or all(_address(tensor) in storages for _, tensor in tensors):
                     continue
@@ -189,6 +197,14 @@ class BankWatch:
                     followed.add(id(candidate))
         self._seen = seen
         self._count(holders)
+
+    def _leave(self, key: tuple[_Root, Path], mark: _Mark) -> None:
+        """Say what is too large to be followed, once it has changed."""
+        before = self._seen.get(key)
+        if before is not None and before.frame == mark.frame and before.digest != mark.digest and key not in self._left:
+            self._left.add(key)
+            most = f"more than the {_MOST_OF_ONE >> 20} MiB that are digested at every step"
+            self.not_recorded.add(f"memory of the script: {self._name(*key)}, {most}")
 
     def _count(self, holders: dict[tuple[_Root, Path], Any]) -> None:
         """Report the numbers of objects that hold banks, where they change."""
@@ -437,6 +453,21 @@ def content_of(value: Any, table: EntryTable) -> list[tuple[str, torch.Tensor]]:
     if isinstance(value, (dict, list)):
         return tensors_below(value)
     return []
+
+
+def _is_large(value: Any) -> bool:
+    if isinstance(value, torch.Tensor) or is_array(value):
+        return bool(value.nbytes > _MOST_OF_ONE)
+    if isinstance(value, (deque, list)) and EntryTable.takes(value):
+        return EntryTable.size(value) > _MOST_OF_ONE
+    return False
+
+
+def _outline(value: Any) -> bytes:
+    """Return what tells whether large memory has changed: a sample of it, or which records are there."""
+    if isinstance(value, (deque, list)):
+        return f"{len(value)} {id(value[0])} {id(value[-1])}".encode()
+    return _digest(content_of(value, EntryTable()), [0])
 
 
 def _address(tensor: torch.Tensor) -> int:

@@ -8,6 +8,7 @@ changed inside of it afterwards is not seen (a record is a tuple, and cannot be 
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections import deque
@@ -78,6 +79,14 @@ class EntryTable:
         return (isinstance(value, deque) or heavy or len(first) > 3) and all(
             _form(field) is not None for field in first
         )
+
+    @staticmethod
+    def size(value: Any) -> int:
+        """Return how many bytes the columns of a container would take."""
+        record = _first_full(list(value)[:64]) if value else ()
+        forms = [_form(field) or (torch.float64, ()) for field in record]
+        width = sum(dtype.itemsize * math.prod(shape) for dtype, shape in forms)
+        return width * (getattr(value, "maxlen", None) or _rows(len(value)))
 
     def tensors(self, value: Any) -> list[tuple[str, torch.Tensor]]:
         """Return the columns, and `fill`; nothing where the records are not all of one form.
@@ -174,8 +183,8 @@ def _rows(count: int) -> int:
 
 def _first_full(entries: list[Any]) -> tuple[Any, ...]:
     """Return a record without gaps: the first one, its `None`s filled from later ones."""
-    full = [entry for entry in entries if entry is not None]
-    fields = list(full[0])
+    full = [entry for entry in entries if isinstance(entry, tuple)]
+    fields = list(full[0]) if full else []
     for entry in full[1:]:
         if all(field is not None for field in fields):
             break
