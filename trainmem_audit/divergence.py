@@ -44,10 +44,11 @@ TensorLookup = Callable[[int], bytes | None]
     _HYPER,
     _LOSS,
     _BATCHNORM,
+    _GRADS,
     _SLOTS,
     _PARAMS,
-) = range(13)
-_OUTCOME = 13
+) = range(14)
+_OUTCOME = 14
 
 _EXPLANATIONS = {
     _STRUCTURE: "The model or the optimizer has other tensors: another architecture, or a layer added or removed.",
@@ -72,6 +73,10 @@ _GRADIENT_EXPLANATION = (
     "Everything that enters the step is equal (samples, content, inputs, random draws, hyper-parameters) and what it "
     "computes is not: a dropout rate, the loss function, the forward pass, gradient clipping, or another kernel "
     "(thread count, instruction set, precision, library version)."
+)
+_GRADS_EXPLANATION = (
+    "The loss is equal to the bit, and the gradients that are carried from step to step are not: when they are set to "
+    "zero, what is added to them, or clipping."
 )
 
 
@@ -365,7 +370,9 @@ class Comparison:
             key=lambda item: (item.stage != "start", item.rank, not item.name.startswith("rng.torch"), item.name)
         )
         first = items[0]
-        if first.stage == "step" and first.rank >= _LOSS and any(item.rank != _BATCHNORM for item in items):
+        if first.stage == "step" and first.name.endswith(".grads"):
+            blame, explanation = first.name, _GRADS_EXPLANATION
+        elif first.stage == "step" and first.rank >= _LOSS and any(item.rank != _BATCHNORM for item in items):
             blame, explanation = GRADIENT_PATH, _GRADIENT_EXPLANATION
         elif first.stage == "step" and first.rank == _BATCHNORM:
             blame, explanation = first.name, _STATISTICS_EXPLANATION
@@ -473,8 +480,8 @@ def _rank(component: str) -> int:
         if family.startswith("slow_"):
             return _BUFFERS  # of Lookahead: an average, which acts between steps
         return _PARAMS if family == "params" else _SLOTS
-    if component.startswith("model") and family == "params":
-        return _PARAMS
+    if component.startswith("model") and family in ("params", "grads"):
+        return _PARAMS if family == "params" else _GRADS
     return _BUFFERS
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.memories import averages, optimizers, orders
+from tests.memories import averages, banks, optimizers, orders
 from tests.shapes import Shape
 
 __all__ = ["MEMORY", "ROWS"]
 
 MEMORY = Path(__file__).resolve().parent.parent / "memory"
-ROWS: tuple[Shape, ...] = (*averages.ROWS, *optimizers.ROWS, *orders.ROWS)
+ROWS: tuple[Shape, ...] = (*averages.ROWS, *banks.ROWS, *optimizers.ROWS, *orders.ROWS)

@@ -20,6 +20,7 @@ from trainmem_audit.keys import Signer, load_or_make_project_key
 from trainmem_audit.recording.provenance import facts
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording, say
 from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET
+from trainmem_audit.sources.tracked import TrackedSource
 
 __all__ = ["Recorder"]
 
@@ -84,6 +85,7 @@ class Recorder:
         self._snapshot_budget = snapshot_budget
         self._commitments = commitments
         self._recording: Recording | None = None
+        self._tracked: list[TrackedSource] = []
 
     @property
     def steps(self) -> int:
@@ -98,6 +100,30 @@ class Recorder:
             return {}
         return {**self._recording.session.seconds, "writer": self._recording.writer_seconds}
 
+    def track(self, name: str, memory: Any, source: str = "S4") -> None:
+        """Report memory that is not found by itself, as `bank.NAME`, at every step from the next one on.
+
+        Parameters
+        ----------
+        name:
+            What it is called in the record.
+        memory:
+            A tensor, an array, a container of tensors or of records (tuples), a module, an object that holds these; or
+            a function without arguments that returns it, for what is bound anew.
+        source:
+            Its class, S1 to S5.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be digested, or its name is in use.
+        """
+        found = TrackedSource(name, memory, source)
+        if self._recording is not None and self._recording.session is not None:
+            self._recording.session.track(found)
+        else:
+            self._tracked.append(found)
+
     def __enter__(self) -> Self:
         if self.run_dir.exists() and any(self.run_dir.iterdir()):
             raise UsageError("the run directory is not empty", where=str(self.run_dir), remedy="choose another one")
@@ -105,6 +131,9 @@ class Recorder:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._recording = Recording(self._options())
         self._recording.start()
+        for source in self._tracked:
+            assert self._recording.session is not None
+            self._recording.session.track(source)
         return self
 
     def __exit__(

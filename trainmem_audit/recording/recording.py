@@ -288,7 +288,8 @@ class Recording:
             options.snapshot_budget,
         )
         self._snapshots = kept
-        self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump)
+        own = self._is_own_code
+        self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump, own)
         self.session.saved_file = self._saved_file
         if options.forward is not None:
             self.session.forward = FastForward.from_order(options.forward, self._opened.own_work)
@@ -296,6 +297,11 @@ class Recording:
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator
             self._entropy.watch_torch()
+
+    def _is_own_code(self, file: str) -> bool:
+        """Tell whether a file of code lies in the author's tree."""
+        path = Path(file)
+        return path.is_absolute() and self._places.is_own(path) and not self._places.is_library(path)
 
     def _numpy_imported(self) -> None:
         imposed = self._options.imposed

@@ -21,6 +21,7 @@ import torch
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.errors import UsageError
 from trainmem_audit.recording.checkpoints import CheckpointWatch, SavedFile, saved_file
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
@@ -38,10 +39,12 @@ from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot, wri
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.snapshots import snapshot_name, values_name
+from trainmem_audit.sources.banks import BankWatch
 from trainmem_audit.sources.base import ComponentState, Saved, Source, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
 from trainmem_audit.sources.called import CalledModules
 from trainmem_audit.sources.copies import CopySource, find_plain_copies
+from trainmem_audit.sources.gradients import GradientSource, GradientWatch
 from trainmem_audit.sources.modules import ModuleSource, find_averages, find_copies, find_roots, untrained_parts
 from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates, nested
 from trainmem_audit.sources.restoring import restore_state
@@ -49,6 +52,7 @@ from trainmem_audit.sources.samplers import SamplerSource
 from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
 from trainmem_audit.sources.streams import StreamSet
+from trainmem_audit.sources.tracked import TrackedSource
 
 __all__ = ["Session"]
 
@@ -81,6 +85,8 @@ class Session:
         After which steps the tensors of the state are kept in the record.
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
+    is_own_code:
+        Tells whether a file of code is the script's own: memory is looked for in its variables (`sources.banks`).
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class Session:
         on_first_step: Callable[[], None],
         snapshots: SnapshotPlan | None = None,
         dump: tuple[int, Path] | None = None,
+        is_own_code: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.active = True
         self.steps = 0
@@ -115,6 +122,10 @@ class Session:
         self._copies: list[CopySource] = []
         self._samplers: list[SamplerSource] = []
         self._teachers_found = 0
+        self._banks = BankWatch(is_own_code)
+        self._gradients = GradientWatch()
+        self._carried: list[GradientSource] = []
+        self._tracked: list[TrackedSource] = []
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -225,6 +236,9 @@ class Session:
 
     def on_backward(self, loss: torch.Tensor) -> None:
         """Note the value that a backward pass starts from, where reading it costs no wait for a device."""
+        if self._gradients.watched:
+            with self._lock, torch._C.DisableTorchFunction():
+                self._gradients.before_backward(self._optimizers.values())
         if loss.numel() == 1 and loss.device.type == "cpu" and loss.is_floating_point():
             self._losses.append(float_text(float(loss.detach().item())))
         elif loss.device.type != "cpu":
@@ -234,6 +248,15 @@ class Session:
         """Note a learning-rate scheduler that was just made."""
         self._schedulers.append(weakref.ref(scheduler))
 
+    def track(self, source: TrackedSource) -> None:
+        """Report memory that the program has registered; once for every name."""
+        with self._lock:
+            if any(known.name == source.name for known in self._tracked):
+                raise UsageError(
+                    "memory of this name is tracked already", where=source.name, remedy="choose another name"
+                )
+            self._tracked.append(source)
+
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take stock before an optimizer steps for the first time, or with other parameters than before."""
         size = sum(len(group["params"]) for group in optimizer.param_groups)
@@ -241,11 +264,14 @@ class Session:
         if source is not None and source.optimizer is optimizer and self._sizes[id(optimizer)] == size:
             return
         with self._lock:
-            if not self._optimizers:
+            first = not self._optimizers
+            if first:
                 self._on_first_step()
                 self._writer.put({"t": "inventory", "profile": numeric_profile()})
             self._sizes[id(optimizer)] = size
             self._adopt(optimizer)
+            if first:
+                self._look_for_banks()
             state, _, _ = self._collect(initial=True)
             self._streams.adopt()
             self._new_streams(self._streams.digests())
@@ -271,6 +297,10 @@ class Session:
                 self._log_saved()
             order, indices, used = self._batches.consumed(self._is_owner)
             self._adopt_samplers(used)
+            if self._gradients.after_step(optimizer):
+                self._follow_gradients(optimizer)
+            if BankWatch.due(self.steps + 1):
+                self._look_for_banks()
             whole = self.forward is None or self.forward.arrive()
             state, digests, values = self._collect() if whole else ({}, [], {})
             self._streams.adopt()
@@ -423,6 +453,9 @@ class Session:
             *self._teachers,
             *self._copies,
             *self._samplers,
+            *self._tracked,
+            *self._banks.sources,
+            *self._carried,
         ]
         return [*self._modules, *self._optimizers.values(), *others]
 
@@ -601,6 +634,24 @@ class Session:
                 name = _numbered("scheduler", len(self._scheduler_sources))
                 self._scheduler_sources.append(SchedulerSource(name, scheduler))
         self._schedulers.clear()
+
+    def _follow_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Report the gradients of an optimizer that begins to add to what its last step has left."""
+        known = {source.name for source in self._carried}
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for module in self._modules:
+            if (name := f"{module.name}.grads") not in known and not owned.isdisjoint(module.names()):
+                self._carried.append(GradientSource(name, module.parameters))
+
+    def _look_for_banks(self) -> None:
+        began = time.perf_counter()
+        with torch._C.DisableTorchFunction():
+            sources = self._sources()
+            known = [tensor for source in sources for item in source.components() for _, tensor in item.tensors or ()]
+            trained = [parameter for module in self._modules if module.root for parameter in module.root.parameters()]
+            self._banks.look(known, trained)
+        self.not_recorded |= self._banks.not_recorded
+        self.seconds["state"] += time.perf_counter() - began
 
     def _adopt_teachers(self) -> None:
         """Follow the modules that were called, change, and are trained by no optimizer."""

@@ -83,6 +83,11 @@ class ModuleSource:
         self._claimed -= frozenset(claimed)
         self._shape = None
 
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Return the parameters with the names that they are reported by."""
+        root = self._root()
+        return [] if root is None else [(public_name(name), param) for name, param in root.named_parameters()]
+
     def components(self) -> Iterator[ComponentState]:
         """Give the parameters and buffers as they are now."""
         root = self._root()
