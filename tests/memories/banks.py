@@ -25,7 +25,7 @@ ROWS = (
         10,
         {**_MOMENTUM, "teacher.params": "S5", "bank.queue": "S4"},
         Change("[-KEYS:]\n", "[-KEYS:].roll(int(step == 5), 0)\n", "bank.queue", 6),
-        Change("MOMENTUM = 0.9", "MOMENTUM = 0.8", "teacher.params", 1),
+        Change("            follow(", "            (step != 4) and follow(", "teacher.params", 4),
     ),
     Shape(
         "MoCo: queue and pointer are buffers of the module",
@@ -68,8 +68,8 @@ ROWS = (
             "bank.state": "S4",
         },
         Change("torch.tensor([float(cell == 6)])", "torch.tensor([1.0 - (cell != 6)])"),
-        Change("else -1\n", "else -1 - (len(memory) == 14)\n", "bank.memory.memory", 7),
-        Change("TAU = 0.1", "TAU = 0.2", "teacher.params", 1),
+        Change("following, reward)", "following, reward + (len(memory) == 14))", "bank.memory.memory", 7),
+        Change("weights[key] * TAU", "weights[key] * TAU * (len(memory) != 12)", "teacher.params", 5),
     ),
     _row(
         "Q-learning from a ring buffer of NumPy arrays",
