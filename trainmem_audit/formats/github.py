@@ -16,7 +16,7 @@ def github(results: Results) -> str:
     """Return one line for each annotation, then one line of plain text."""
     lines = [line for result in results.results if not result.told for line in _annotation(result)]
     passed = sum(result.state == "pass" for result in results.results)
-    words = {0: "passed", 1: "not passed", 3: "undecided"}
+    words = {0: "passed", 1: "not passed", 2: "not usable", 3: "undecided"}
     summary = f"trainmem-audit: {words[results.exit_code]}; {passed} of {len(results.results)} checks passed"
     return "\n".join([*lines, summary])
 
