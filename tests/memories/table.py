@@ -27,6 +27,8 @@ LAWS: dict[str, str] = {
     "scaler": _MODULES,
     "scaler.hyper": _MODULES,
     **dict.fromkeys(("optimizer2", "average", "sampler", "sampler.tensors", "teacher.attributes"), _OWN),
+    "bank": "`test_banks`",
+    "model.grads": "`test_banks`",
 }
 """Which test proves that it is copied and restored bit by bit, by the name of the component or what comes before."""
 
@@ -169,6 +171,25 @@ SOURCES: tuple[Memory, ...] = (
         instead="no component: digests of indices and content in every step line, random streams of workers too",
         source="S2",
     ),
+    _one("MoCo: queue in a plain variable", "bank.queue", "meso", "moco.py"),
+    _one("memory bank on a loss object", "bank.criterion.memory", "meso", "memory_bank.py"),
+    _one("replay memory: records in a deque", "bank.memory.memory", "meso", "replay_tuples.py"),
+    Memory(
+        "replay memory: a ring of arrays, and its position",
+        ("bank.buffer", *(f"bank.buffer.{name}" for name in ("states", "nexts", "actions", "rewards"))),
+        "meso",
+        ("replay_ring.py",),
+    ),
+    Memory(
+        "prioritized replay: sum tree and records",
+        ("bank.replay", "bank.replay.tree", "bank.replay.tree.tree", "bank.replay.tree.data"),
+        "meso",
+        ("prioritized.py",),
+    ),
+    _one("hidden state that windows hand on", "bank.hidden", "meso", "hidden.py"),
+    _one("Hebbian trace", "bank.hebb", "meso", "hebbian.py"),
+    _one("average of the weights in a dictionary of a function", "bank.average", "meso", "ema_local.py"),
+    _one("gradients that are left over and added to", "model.grads", "micro", "leftover.py"),
 )
 
 _HEAD = """\
