@@ -1,8 +1,8 @@
 """Copies of the weights in plain tensors: slow weights, shadow weights of an average that is no module (S1).
 
-A copy is a list, tuple or mapping of tensors with the shapes of the parameters, in their order, that some object or
-the main module holds by name. It counts when it changes: the best weights so far that wait for the end are none, until
-they do. What lives in the local variables of a function alone, or is first made after the first step, is not found.
+A copy is a list, tuple or mapping of tensors with the shapes of the parameters, in their order, that some object holds
+by name. It counts when it changes: the best weights so far that wait for the end are none, until they do. What is first
+made after the first step is not found. Not here: variables, for which `sources.banks` tells what a loop carries.
 """
 
 from __future__ import annotations
@@ -85,8 +85,7 @@ def find_plain_copies(
 
 
 def _holders() -> Iterator[Any]:
-    """Give the main module and the objects of classes that are no library's of tensors."""
-    yield sys.modules["__main__"]
+    """Give the objects of classes that are no library's of tensors."""
     for item in gc.get_objects():
         kind = type(item)
         if (
