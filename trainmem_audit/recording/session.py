@@ -552,8 +552,10 @@ class Session:
     def put_back(self, saved: Mapping[str, Saved]) -> list[str]:
         """Put the state back to what was kept of it; return what could not be."""
         self._adopt_schedulers()
-        for name, module in self._called.fitting(saved, {source.name for source in self._teachers}, self._is_followed):
-            self._follow(name, module)
+        for watched in (self._called, self._inner):
+            known = {source.name for source in self._teachers}
+            for name, module in watched.fitting(saved, known, self._is_followed if watched is self._called else _never):
+                self._follow(name, module, within=watched is self._inner)
         return restore_state(self._sources(), saved)
 
     def drop_gradients(self) -> None:
@@ -754,3 +756,8 @@ def _steps_behind(optimizer: torch.optim.Optimizer) -> int | None:
         if isinstance(counter, (int, float)) or (isinstance(counter, torch.Tensor) and counter.device.type == "cpu")
     ]
     return max((number for number in known if number >= 0), default=None)
+
+
+def _never(module: torch.nn.Module) -> bool:
+    """Say that a module is not followed yet: a part of a trained one always is, as a part."""
+    return False

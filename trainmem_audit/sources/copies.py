@@ -54,7 +54,9 @@ class CopySource:
             yield ComponentState(self.name, self._labels, list(zip(names, tensors, strict=True)))
 
     def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
-        """Write the tensors in place."""
+        """Write the tensors in place, also where they have not changed yet."""
+        if self.name in saved:
+            self._watched = None
         for component in self.components():
             yield from put_tensors(component, saved)
 
