@@ -44,7 +44,8 @@ _Kind = Literal["walked", "start", "real"]
 class Draw:
     """Which segments are wanted: how many are drawn, and what the reviewer adds to the draw.
 
-    `test` draws among all segments that begin with a snapshot, and replays no other: what a recorder tries out.
+    `test` draws among the segments that begin with a snapshot, and adds the last, to which every reviewer walks: what a
+    recorder tries out.
     """
 
     count: int
@@ -95,9 +96,9 @@ class SegmentReplay:
     def _chosen(self, chain_head: bytes) -> list[Segment]:
         if not self._wanted.test:
             return choose(self.segments, chain_head, self._wanted.nonce, self._wanted.count)
-        from_snapshots = self.segments[1:]
-        numbers = draw(chain_head, self._wanted.nonce, len(from_snapshots), self._wanted.count)
-        return [from_snapshots[number] for number in sorted(numbers)]
+        inner = self.segments[1:-1]
+        numbers = draw(chain_head, self._wanted.nonce, len(inner), self._wanted.count)
+        return [*(inner[number] for number in sorted(numbers)), self.segments[-1]]
 
     def lay_out(self, root: Path) -> dict[str, Any]:
         """Write below `root` what each stretch begins with, checked against the signed log; return the child's order.

@@ -1,4 +1,4 @@
-"""The self-test of a recording: replays one drawn segment of a run that has ended, before it is signed.
+"""The self-test of a recording: replays a drawn segment and the last of a run that has ended, before it is signed.
 
 A process of its own (`python -c … main`), so that nothing of the script's is in it: the launcher hands over on stdin
 where the run lies, and reads from stdout whether a replay of segments comes out (`documents.manifest.SegmentSupport`).
