@@ -43,13 +43,13 @@ class CopySource:
 
     def changes(self) -> bool:
         """Tell whether it has changed since this was asked first."""
-        if self._watched is not None and self._watched.has_changed(self._tensors()):
+        if self._watched is not None and self._watched.has_changed(self.tensors()):
             self._watched = None
         return self._watched is None
 
     def components(self) -> Iterator[ComponentState]:
         """Give the tensors as they are now."""
-        if self._watched is None and (tensors := self._tensors()):
+        if self._watched is None and (tensors := self.tensors()):
             names = self._names if len(self._names) == len(tensors) else map(str, range(len(tensors)))
             yield ComponentState(self.name, self._labels, list(zip(names, tensors, strict=True)))
 
@@ -60,7 +60,8 @@ class CopySource:
         for component in self.components():
             yield from put_tensors(component, saved)
 
-    def _tensors(self) -> list[torch.Tensor]:
+    def tensors(self) -> list[torch.Tensor]:
+        """Return its tensors as they are now, whether they have changed or not."""
         holder = self._holder()
         return [] if holder is None else list(_flat(vars(holder).get(self.attribute)))
 
