@@ -42,7 +42,7 @@ LOST = {
     "teacher": ["teacher.params", "teacher.batchnorm"],
     "teacher-stale": ["teacher.params", "teacher.batchnorm"],
     "queue": ["model.buffers"],
-    "sampler": ["order"],
+    "sampler": ["order", "sampler"],
     "scheduler": ["scheduler"],
     "scaler": ["scaler"],
     "batchnorm": ["model.batchnorm"],

@@ -45,7 +45,12 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     for name, verdict in sorted(checkpoint.streams.items(), key=lambda item: (not item[0].startswith("torch"), item)):
         if verdict in _LOST:
             found.append(_loss(f"rng.{name}", verdict))
-    components = [(name, held) for name, held in checkpoint.components.items() if held.verdict in _LOST]
+    placed = checkpoint.order is not None and checkpoint.order not in _LOST
+    components = [
+        (name, held)
+        for name, held in checkpoint.components.items()
+        if held.verdict in _LOST and not (placed and name.startswith("sampler"))  # it is saved in a form of its own
+    ]
     for name, held in sorted(components, key=lambda item: (_rank(item[0]), not item[0].endswith(".params"), item[0])):
         found.append(_loss(name, held.verdict, held))
     return found

@@ -355,7 +355,11 @@ class Comparison:
                 yield f"rng.{name}", a[name], b[name]
 
     def _only_restored(self, name: str) -> bool:
-        """Tell whether a scaler differs in nothing but what `load_state_dict` calls its first scale, used no more."""
+        """Tell whether a resumed run may differ in this: how its sampler counts, for the order itself is compared; and
+        what `load_state_dict` of a scaler calls its first scale, used no more.
+        """
+        if self._resumed and name.startswith("sampler"):
+            return True
         if not self._resumed or not name.startswith("scaler"):
             return False
         left, right = (dict(side.values.get(name) or {}) for side in self._sides)
