@@ -87,14 +87,14 @@ class SnapshotPlan:
     def _is_due(self, step: int, seconds: float) -> bool:
         """Tell whether a snapshot is due by the interval as it has grown."""
         if self.auto:
-            return self._spent <= _AUTO_SHARE * seconds / 2**self._doublings
+            return self._spent * (1 << self._doublings) <= _AUTO_SHARE * seconds
         return step % (self.every << self._doublings) == 0
 
     def thinned(self) -> set[str]:
         """Return what the record has to say of snapshots that were asked for and left out to keep the budget."""
         if not self._left_out:
             return set()
-        said, times = set(), 2**self._doublings
+        said, times = set(), 1 << self._doublings
         keep = f"to keep within the budget of {self.budget} bytes"
         if self.auto and times > 1:
             said.add(
