@@ -19,10 +19,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "canonical", "resources", "text"),
     ("documents",),
     (
-        *("privacy", "commitments", "merkle", "contract", "snapshots", "sizes", "lineforms", "steplog", "sidefiles"),
+        *(
+            "privacy",
+            "commitments",
+            "merkle",
+            "contract",
+            "snapshots",
+            "sizes",
+            "norms",
+            "lineforms",
+            "steplog",
+            "sidefiles",
+        ),
         *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
     ),
-    ("envelope", "keys", "trust", "attestations", "rundir", "runs", "packing", "assemble"),
+    ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "pinning"),
     (
         "verify",

@@ -167,9 +167,71 @@ def test_snapshots_stay_within_their_budget(budget: int, size: int, every: int) 
     assert all(gap % every == 0 for gap in gaps)
     if size * 600 // every < budget // 2:
         assert taken == list(range(0, 600, every))
-        assert plan.thinned == ""
-    elif size * 4 < budget < size * (600 // every):
-        assert gaps[-1] > gaps[0] or plan.thinned
+        assert plan.thinned() == set()
+    assert bool(plan.thinned()) == (taken != list(range(0, 600, every)))  # whatever was left out is said
+    if size * 4 < budget < size * (600 // every):
+        assert gaps[-1] > gaps[0] or plan.thinned()
+
+
+def test_what_an_interval_that_grew_left_out_is_said() -> None:
+    plan = SnapshotPlan(Path, every=2, budget=100)
+
+    def go_on(steps: range) -> list[int]:
+        taken = []
+        for step in steps:
+            if plan.wants(step):
+                taken.append(step)
+                plan.wrote(step, {}, 10, 0.0)
+        return taken
+
+    assert go_on(range(34)) == [0, 2, 4, 6, 8, 10, 12, 16, 24, 32]
+    grown = "the first of them that of step 14: not every 2 steps, but at last every 16, to keep within the budget of"
+    assert plan.thinned() == {f"7 snapshots, {grown} 100 bytes"}
+    assert go_on(range(34, 40)) == []
+    used = "snapshots from step 34 on: the budget of 100 bytes is used"
+    assert plan.thinned() == {f"10 snapshots, {grown} 100 bytes", used}
+
+
+def test_what_auto_left_out_to_keep_the_budget_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("trainmem_audit.recording.snapshots.time.monotonic", lambda: now)
+    plan = SnapshotPlan(Path, auto=True, budget=100)
+    for step in range(50):
+        now = step * 10.0
+        if plan.wants(step):
+            plan.wrote(step, {}, 30, 0.15)
+        if step < 3:  # what the time does not allow was not asked for
+            assert plan.thinned() == set()
+    assert len(plan.thinned()) == 2
+    used, said = sorted(plan.thinned(), key=lambda text: "times" in text)
+    assert "times as rarely as asked for, to keep within the budget of 100 bytes" in said
+    assert used.endswith("on: the budget of 100 bytes is used")
+
+
+def test_a_record_says_which_snapshots_its_budget_left_out(tmp_path: Path) -> None:
+    """The interval grew, and there was room to the end."""
+    (tmp_path / "train.py").write_text(LONGER)
+    options = ("--snapshots", "1", "--snapshot-budget", "1", "--snapshot-at", "15")
+    done = recorded(tmp_path, "train.py", home=tmp_path / "home", options=options)
+    assert done.returncode == 0, done.stderr
+    manifest = statement_of(tmp_path / "run").predicate
+    kept = [item.step for item in manifest.snapshots]
+    assert kept[-1] == 15  # the last step, which the interval would leave out
+    assert max(b - a for a, b in itertools.pairwise(kept)) > 1
+    (said,) = [text for text in manifest.not_recorded if "snapshots" in text]
+    missing = sorted(set(range(16)) - set(kept))
+    assert said.startswith(f"{len(missing)} snapshots, the first of them that of step {missing[0]}: not every 1 steps")
+
+
+LONGER = """
+import torch
+model = torch.nn.Linear(200, 100)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(16):
+    optimizer.zero_grad()
+    model(torch.randn(2, 200)).square().mean().backward()
+    optimizer.step()
+"""
 
 
 def test_as_many_snapshots_as_a_hundredth_of_the_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,15 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L2 pure functions, no torch: `privacy`, `commitments` (salted digests and their openings), `merkle`, `contract` (the
   random streams of a log), `steplog`, `lineforms` (step lines that are like one before), `sidefiles`, `snapshots`,
   `divergence` (two step logs → the first difference), `checkpoints` (what a saved one loses, in words), `sizes` (how
-  large it is), `conformance` (a document and a JSON Schema → findings), `versions` (which schema a document asks for,
-  and how an old one becomes a new one), `gathering` (a log → the facts that rules need), `segments` (the draw of what
-  is replayed from snapshots), `checks` (items, and the rules of `validators/`)
+  large it is), `norms` (how long a vector of weights is), `conformance` (a document and a JSON Schema → findings),
+  `versions` (which schema a document asks for, and how an old one becomes a new one), `gathering` (a log → the facts
+  that rules need), `segments` (the draw of what is replayed from snapshots), `checks` (items, and the rules of
+  `validators/`)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `attestations` (what others sign about a run), `rundir` (directories
-  and zips, read and written safely), `runs` (lines and statements of a run), `packing`, `assemble` (closes and signs a
-  run)
-- L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`,
-  `pinning` (takes one source of variation out of a launched script)
+  and zips, read and written safely), `runs` (lines and statements of a run), `pathlength` (how far the weights went),
+  `packing`, `assemble` (closes and signs a run)
+- L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`, `pinning` (takes
+  one source of variation out of a launched script)
 - L5 `verify` (numbered steps), `compliance` (the checklist on a run), `explain` (what its ids mean), `handbook` (their
   pages), `screen` and `show` (text for a terminal), `formats` (what machines read), `report` (HTML and Markdown),
   `twice` (runs a script twice and finds out why the runs differ), `doctor` (what a machine can do), `schema_page` (the

@@ -32,6 +32,7 @@ from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Command, Component, Epoch, Inventory, Line, Step
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.formats.checklist_text import EVIDENCE_MARKS, LADDER, ORDER
+from trainmem_audit.pathlength import Interval, WeightPath, Weights
 from trainmem_audit.resources import data_file
 from trainmem_audit.segments import segment_lines
 from trainmem_audit.text import duration_text, safe_text, size_text
@@ -118,6 +119,7 @@ class RunSeries:
 
     `loss` is the mean of a step's recorded losses, `lr` the learning rate of the first parameter group; each is `None`
     where the log has none. `samples_per_step` lists (samples, steps that consumed so many), most frequent first.
+    `weights` is how far the weights went from snapshot to snapshot, `None` where the record keeps none.
     """
 
     steps: int = 0
@@ -126,6 +128,7 @@ class RunSeries:
     epochs: tuple[EpochMark, ...] = ()
     epoch_counts: tuple[tuple[str, int], ...] = ()
     samples_per_step: tuple[tuple[int, int], ...] = ()
+    weights: Weights | None = None
 
 
 @dataclass
@@ -338,7 +341,9 @@ def _chart(name: str, title: str, description: str, curve: Curve, series: RunSer
     """Return one curve over the steps, with epoch marks, as an inline SVG image."""
     points = curve.points
     across = _Axis(0, max(series.steps - 1, points[-1].step, 1), _LEFT, _RIGHT)
-    linear = name == "lr"  # a schedule is known by its shape, and on a logarithmic scale a cosine has none
+    linear = name == "lr" or name.startswith(
+        "length"
+    )  # a schedule is known by its shape, and on a logarithmic scale a cosine has none
     up = _value_axis(min(point.low for point in points), max(point.high for point in points), linear)
     return "\n".join(
         [
@@ -413,6 +418,45 @@ def _caption(curve: Curve) -> str:
     if curve.first_not_finite is not None:
         text += f" Not finite at {curve.not_finite} steps, first at step {curve.first_not_finite}."
     return text
+
+
+# --- the path of the weights ------------------------------------------------------------------------------------
+
+_MOST_PATHS_DRAWN: Final = 2
+_MOST_ROWS: Final = 20
+
+
+class _PathView(NamedTuple):
+    """A path as the templates show it: `shown` are each `every`-th interval and the last."""
+
+    path: WeightPath
+    length: Curve | None
+    relative: Curve | None
+    shown: tuple[Interval, ...]
+    every: int
+
+
+def _path_views(weights: Weights | None) -> list[_PathView]:
+    """Return the paths with their curves; only the first few have any."""
+    views = []
+    for number, path in enumerate(weights.paths if weights is not None else ()):
+        drawn = path.intervals if number < _MOST_PATHS_DRAWN and len(path.intervals) > 1 else ()
+        curves = [_CurveCollector(), _CurveCollector()]
+        for interval in drawn:
+            for curve, value in zip(curves, (interval.length, interval.relative), strict=True):
+                if value is not None:
+                    curve.add(interval.step, value)
+        each = -(-len(path.intervals) // _MOST_ROWS)
+        shown = path.intervals[::-each][::-1] if each else ()
+        views.append(_PathView(path, curves[0].curve(), curves[1].curve(), shown, path.every * each))
+    return views
+
+
+def _size_of(value: float | None) -> str:
+    """Return a norm or a distance as text."""
+    if value is None:
+        return "—"
+    return _short(value) if math.isfinite(value) else "not finite"
 
 
 # --- the verdicts in words ------------------------------------------------------------------------------------
@@ -665,6 +709,7 @@ def _context(
         "findings": sorted(verification.findings, key=lambda finding: finding.severity != "error"),
         "m": manifest,
         "name": PurePosixPath(verification.name.replace("\\", "/")).name or "run",
+        "paths": _path_views(series.weights),
         "packages_first": first,
         "packages_rest": rest,
         "profile": profile,
@@ -703,6 +748,7 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
         caption=_caption,
         fact=fact_text,
         lifetime=lifetime_text,
+        norm=_size_of,
         size=size_text,
     )
     return environment

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -238,11 +238,41 @@ class SnapshotFile:
             raise self._bad("the file is too short", f"{place[3]} bytes of tensors", "its end")
         return data
 
+    def pieces(self, component: str, names: Iterable[str]) -> Iterator[bytes]:
+        """Yield tensors of one component in pieces, in one reading of the file; an empty piece ends each tensor.
+
+        The components that this snapshot leaves out are not looked for elsewhere.
+
+        Raises
+        ------
+        FormatError
+            If one is missing, or they do not lie in the order of `names`.
+        """
+        with self._open() as file:
+            at = 0
+            for name in names:
+                place = self._places.get(f"{component}/{name}")
+                if place is None:
+                    raise self._bad("a tensor is missing", f"{component}/{name}"[:200], "none")
+                _, _, first, last = place
+                if self._start + first < at:
+                    raise self._bad("the tensors do not lie in the order of the step log", f"{name[:80]!a} later", "")
+                self._skip(file, self._start + first, at)
+                at = self._start + last
+                while first < last:
+                    piece = file.read(min(last - first, _CHUNK))
+                    if not piece:
+                        raise self._bad("the file is too short", f"{last} bytes of tensors", "its end")
+                    first += len(piece)
+                    yield piece
+                yield b""
+
     @staticmethod
-    def _skip(file: BinaryIO, count: int) -> None:
+    def _skip(file: BinaryIO, to: int, at: int = 0) -> None:
         if file.seekable():
-            file.seek(count)
+            file.seek(to)
             return
+        count = to - at
         while count and (skipped := len(file.read(min(count, _CHUNK)))):
             count -= skipped
 

@@ -191,19 +191,23 @@ def _report(
 
     The run is checked again; only the replay is taken from --verification, if it is of this very run.
     """
+    from dataclasses import replace
+
     from trainmem_audit.compliance import judge, record_of
     from trainmem_audit.gathering import Gatherer
+    from trainmem_audit.pathlength import SnapshotStates, measure_weights
     from trainmem_audit.report import SeriesCollector, write_report
     from trainmem_audit.rundir import open_run
 
     if verification is not None:
         _refuse_the_authors(run, verification)
-    collector, gatherer = SeriesCollector(), Gatherer()
+    collector, gatherer, states = SeriesCollector(), Gatherer(), SnapshotStates()
     terms = terms_for(profile, "must", waivers)
 
     def watch(line: Line) -> None:
         collector.add(line)
         gatherer.take(line)
+        states.take(line)
 
     with open_run(run) as reader:
         policy = policy_for(
@@ -221,7 +225,8 @@ def _report(
         if verification is not None:
             found.replay = _saved_replay(verification, str(found.verification.facts.get("chainHead")))
         compliance = judge(record_of(found, gatherer), terms)
-    for path in write_report(out or Path(), found.statement, found.verification, collector.series(), compliance):
+        series = replace(collector.series(), weights=measure_weights(reader, states))
+    for path in write_report(out or Path(), found.statement, found.verification, series, compliance):
         typer.echo(str(path))
 
 

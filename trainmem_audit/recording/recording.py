@@ -425,7 +425,7 @@ class Recording:
         missing = {*self._lost_inputs}
         if self.session is not None:
             missing |= self.session.not_recorded
-            missing |= {self._snapshots.thinned} - {""}
+            missing |= self._snapshots.thinned()
             late = sorted(step for step in self._options.snapshot_at if step >= self.session.steps)
             missing |= {f"the snapshot of step {step}: the run had no such step" for step in late}
             if not state_known:

@@ -47,11 +47,13 @@ class SnapshotPlan:
     auto: bool = False
     at: frozenset[int] = frozenset()
     budget: int = DEFAULT_SNAPSHOT_BUDGET
-    thinned: str = ""
     _used: int = 0
     _limit: int = 0
     _largest: int = 0
-    _share: float = _AUTO_SHARE
+    _doublings: int = 0
+    _left_out: int = 0
+    _first_left_out: int = 0
+    _exhausted: int | None = None
     _spent: float = 0.0
     _began: float | None = None
     _kept: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -65,19 +67,47 @@ class SnapshotPlan:
         now = time.monotonic()
         if self._began is None:
             self._began, self._limit = now, self.budget // 2
-        if self.auto and self._spent > self._share * (now - self._began):
+        if self.auto and self._spent > _AUTO_SHARE * (now - self._began):
             return False
-        return self._affordable(step)
+        wanted = self._affordable(step) and self._is_due(step, now - self._began)
+        if not wanted:
+            self._first_left_out = self._first_left_out if self._left_out else step
+            self._left_out += 1
+        return wanted
 
     def _affordable(self, step: int) -> bool:
         if self._used + self._largest > self.budget:
-            self.thinned = self.thinned or f"snapshots after step {step}: the budget of {self.budget} bytes is used"
+            self._exhausted = step if self._exhausted is None else self._exhausted
             return False
         while self._used > self._limit:
             self._limit += max(1, (self.budget - self._limit) // 2)
-            self.every *= 2
-            self._share /= 2
-        return self.auto or step % self.every == 0
+            self._doublings += 1
+        return True
+
+    def _is_due(self, step: int, seconds: float) -> bool:
+        """Tell whether a snapshot is due by the interval as it has grown."""
+        if self.auto:
+            return self._spent * (1 << self._doublings) <= _AUTO_SHARE * seconds
+        return step % (self.every << self._doublings) == 0
+
+    def thinned(self) -> set[str]:
+        """Return what the record has to say of snapshots that were asked for and left out to keep the budget."""
+        if not self._left_out:
+            return set()
+        said, times = set(), 1 << self._doublings
+        keep = f"to keep within the budget of {self.budget} bytes"
+        if self.auto and times > 1:
+            said.add(
+                f"snapshots from step {self._first_left_out} on: up to {times} times as rarely as asked for, {keep}"
+            )
+        elif times > 1:
+            every = f"not every {self.every} steps, but at last every {self.every * times}"
+            said.add(
+                f"{self._left_out} snapshots, the first of them that of step {self._first_left_out}: {every}, {keep}"
+            )
+        if self._exhausted is not None:
+            said.add(f"snapshots from step {self._exhausted} on: the budget of {self.budget} bytes is used")
+        return said
 
     def unchanged(self, state: Mapping[str, str]) -> dict[str, int]:
         """Return the components that an earlier snapshot holds as they are now, with its step."""
