@@ -236,7 +236,9 @@ def test_values_that_have_not_the_digest_of_the_log_are_not_believed(chosen: Cho
     data[-1] ^= 1
     path.write_bytes(data)
     found = chosen.path()
-    assert "not the digest of the step log" in found.problem
+    assert found.problem == (
+        "snapshots/step-1.safetensors: weights that have not the digest of the step log (got step 1, model.params)"
+    )
     assert (found.last, found.intervals, found.whole) == (0, (), False)
 
 

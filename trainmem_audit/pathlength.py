@@ -183,7 +183,7 @@ class _Walk:
                     self._whole = self._whole and kept.step == last.step + 1
                     last = kept
             except FormatError as error:
-                problem = str(error)
+                problem = f"{error.where}: {error.message}" + (f" (got {error.got})" if error.got else "")
         if latest is not origin and self._intervals[-1] is not latest:
             self._intervals.append(latest)
         return WeightPath(
