@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,3 +204,30 @@ def test_a_component_that_was_not_put_back_is_a_difference() -> None:
     assert difference is not None
     assert (comparison.kind, difference.step) == ("start", 5)
     assert difference.components[0].component == "teacher.params"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"3": ["a", 5]}', ["a"]),
+        (b'{"3": 7}', []),
+        (b"[1]", []),
+        (b"[" * 60_000, []),
+        (b"\xff", []),
+        (b'{"3": ["' + b"a" * 100_000 + b'"]}', []),
+        (None, []),
+    ],
+)
+def test_what_a_replay_says_of_itself_may_be_anything(tmp_path: Path, content: bytes | None, told: list[str]) -> None:
+    """The script could have written that file: nothing in it is waited for, taken whole or trusted in its form."""
+    pytest.importorskip("torch")
+    from trainmem_audit.replaying.segments import SegmentReplay
+
+    path = tmp_path / "problems.json"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    replay = SegmentReplay.__new__(SegmentReplay)
+    replay._problems = path
+    assert replay._told(3) == told

@@ -8,8 +8,9 @@ holds, and then it is not the record that is wrong. Only a replay from the start
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import stat
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from blake3 import blake3
 
-from trainmem_audit.canonical import canonical_bytes, component_digest
+from trainmem_audit.canonical import canonical_bytes, component_digest, loads_strict
 from trainmem_audit.divergence import Comparison, Group, TensorLookup
 from trainmem_audit.documents.findings import Difference, Segments
 from trainmem_audit.documents.manifest import Manifest
@@ -38,6 +39,17 @@ _MOST_TOLD = 2**16
 _EXPLANATION = "The script was run up to this step without gradients; what that may mean stands in the reason."
 
 _Kind = Literal["walked", "start", "real"]
+
+
+def _read_some(path: Path) -> bytes:
+    """Return the beginning of a regular file; a link, a FIFO or a device is an error and is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FormatError("not a regular file", where=path.name)
+        return os.read(descriptor, _MOST_TOLD)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -176,10 +188,10 @@ class SegmentReplay:
 
     def _told(self, step: int) -> list[str]:
         """Return what the child says of what it could not put back; the script could write there too."""
-        with suppress(OSError, ValueError, AttributeError):
-            data = self._problems.read_bytes()[:_MOST_TOLD]
-            told = json.loads(data).get(str(step), [])
-            return [text[:300] for text in told if isinstance(text, str)]
+        with suppress(OSError, FormatError):
+            match loads_strict(_read_some(self._problems), "what the replay says"):
+                case dict(told) if isinstance(texts := told.get(str(step)), list):
+                    return [text[:300] for text in texts if isinstance(text, str)]
         return []
 
     def _starts(self, wanted: set[int]) -> dict[int, _Start]:
