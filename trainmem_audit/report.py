@@ -341,9 +341,7 @@ def _chart(name: str, title: str, description: str, curve: Curve, series: RunSer
     """Return one curve over the steps, with epoch marks, as an inline SVG image."""
     points = curve.points
     across = _Axis(0, max(series.steps - 1, points[-1].step, 1), _LEFT, _RIGHT)
-    linear = name == "lr" or name.startswith(
-        "length"
-    )  # a schedule is known by its shape, and on a logarithmic scale a cosine has none
+    linear = name.startswith(("lr", "length"))  # a schedule is known by its shape: a cosine has none in logarithms
     up = _value_axis(min(point.low for point in points), max(point.high for point in points), linear)
     return "\n".join(
         [

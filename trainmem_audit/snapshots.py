@@ -104,7 +104,8 @@ class SnapshotValues:
             Naming what differs.
         """
         held = {name for name in line.state if components[name].tensors is None}
-        if self.step != line.i or held != self.values.keys() or self.streams.keys() - line.rng.keys():
+        same_step = type(self.step) is int and self.step == line.i
+        if not same_step or held != self.values.keys() or self.streams.keys() - line.rng.keys():
             message = "not the values of the step"
             raise FormatError(message, where=self._where, expected=f"step {line.i}: {sorted(held)}"[:200])
         for name, values in self.values.items():

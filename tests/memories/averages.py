@@ -81,7 +81,7 @@ ROWS = (
         "DINO: teacher, centre, temperature schedule",
         ("dino.py",),
         6,
-        _MODEL | _ADAM | {"teacher.params": "S5", "teacher2.buffers": "S5"},
+        _MODEL | _ADAM | {"teacher.params": "S5", "teacher2.buffers": "S4"},
         ("q.mul_(0.95)", "q.mul_(0.95 - 0.01 * (step == 2))", "teacher.params", 3),
         ("keep=0.9", "keep=0.8", "teacher2.buffers", 1),
     ),

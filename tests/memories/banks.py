@@ -122,4 +122,20 @@ ROWS = (
         {**_SGD, "model.grads": "S1"},
         Change("step % 3 == 0", "step % 3 == 0 and step != 6", "model.grads", 6),
     ),
+    _row(
+        "trainer class: a deque of batches, a shadow dictionary, losses that draw the samples",
+        "trainer.py",
+        12,
+        {**_ADAM, "average.shadow": "S1", "bank.keys": "S4", "bank.sample_loss": "S4"},
+        Change("self.keys.append(out.detach())", "self.keys.append(out.detach() * (1 + (step == 6)))", "bank.keys", 7),
+        Change("self.sample_loss[idx] = per", "self.sample_loss[idx] = (step != 6) * per", "inputs", 7),
+        Change("mul_(0.9)", "mul_(0.8)", "average.shadow", 1),
+    ),
+    _row(
+        "a loss with a queue and its pointer as buffers",
+        "queue_loss.py",
+        12,
+        {**_MOMENTUM, "teacher.buffers": "S4"},
+        Change("(p + len(k)) %", "(p + len(k) * (p != 8)) %", "teacher.buffers", 1),
+    ),
 )

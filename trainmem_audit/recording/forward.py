@@ -14,7 +14,6 @@ Not here: what a difference means (`replaying.segments`).
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -26,9 +25,10 @@ from typing import Any, Protocol
 import torch
 from torch.amp.grad_scaler import GradScaler, OptState, _refresh_per_optimizer_state
 
+from trainmem_audit.recording.wrapping import wrap
 from trainmem_audit.runs import values_at
-from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.sources.base import Saved
+from trainmem_audit.sources.restoring import read_tensors
 
 __all__ = ["FastForward", "Stretch"]
 
@@ -131,9 +131,9 @@ class FastForward:
         """Replace what computes gradients and what needs them, for `session`; return what puts it back."""
         self._session = session
         return [
-            _replace(torch.autograd, "backward", self._backward),
-            _replace(GradScaler, "step", self._scaler_step),
-            _replace(GradScaler, "update", self._scaler_update),
+            wrap(torch.autograd, "backward", self._backward),
+            wrap(GradScaler, "step", self._scaler_step),
+            wrap(GradScaler, "update", self._scaler_update),
         ]
 
     def _backward(self, real: Any, *args: Any, **kwargs: Any) -> Any:
@@ -164,28 +164,9 @@ class FastForward:
         self._attempts.clear()
 
 
-def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
-    real = getattr(owner, name)
-
-    @functools.wraps(real)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
-        return replacement(real, *args, **kwargs)
-
-    setattr(owner, name, replaced)
-    return lambda: setattr(owner, name, real)
-
-
 def _read(path: Path) -> dict[str, Saved]:
     """Return the state that a replay has laid out for a stretch, each component by its name."""
     file = values_at(path)
     rest = json.loads(path.with_suffix(".json").read_bytes())
     saved = {name: Saved(values=values) for name, values in rest["values"].items()}
-    for component, tensors in rest["tensors"].items():
-        saved[component] = Saved({name: _tensor(file, component, name, *form) for name, *form in tensors})
-    return saved
-
-
-def _tensor(file: SnapshotFile, component: str, name: str, dtype: str, shape: list[int]) -> torch.Tensor:
-    data = bytearray(file.tensor(component, name) or b"")
-    kind = getattr(torch, dtype)
-    return torch.frombuffer(data, dtype=kind).reshape(shape) if data else torch.empty(shape, dtype=kind)
+    return saved | {name: Saved(read_tensors(file, name, tensors)) for name, tensors in rest["tensors"].items()}

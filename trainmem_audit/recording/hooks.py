@@ -30,6 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from trainmem_audit.recording.importing import after_import
 from trainmem_audit.recording.session import Session
 from trainmem_audit.recording.workers import watch_worker
+from trainmem_audit.recording.wrapping import wrap
 
 __all__ = ["install"]
 
@@ -56,10 +57,9 @@ def install(session: Session, on_failure: _Failure) -> Callable[[], None]:
     """Install all hooks for `session` and return what removes them."""
     hooks = _Hooks(session, on_failure)
     first_id, RemovableHandle.next_id = RemovableHandle.next_id, _OWN_IDS
+    forward = [] if session.forward is None else session.forward.install(session)
     removers = [
-        *(
-            [] if session.forward is None else session.forward.install(session)
-        ),  # first, so that our hooks lie around it
+        *forward,  # first, so that our hooks lie around it
         hooks.optimizers(),
         hooks.modules(),
         *hooks.loaders(),
@@ -153,7 +153,7 @@ class _Hooks:
                 self._tell(session.after_attempt, optimizer, attempt)
             return result
 
-        return _wrap(GradScaler, "step", step)
+        return wrap(GradScaler, "step", step)
 
     # Forwards: the outermost, per thread ---------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class _Hooks:
             torch.nn.modules.module.register_module_forward_pre_hook(before),
             torch.nn.modules.module.register_module_forward_hook(after, with_kwargs=True, always_call=True),
         ]
-        quiet = _wrap_function(torch.nn.modules.module, "_has_any_global_hook", _has_other_hooks)
+        quiet = wrap(torch.nn.modules.module, "_has_any_global_hook", _has_other_hooks)
 
         def remove() -> None:
             _remove(handles)
@@ -238,25 +238,25 @@ class _Hooks:
             self._tell(session.on_batch, vars(iterator).get("_trainmem_epoch"), index, batch)
             return batch
 
-        def wrap(loader: type, iterator: type, workers: type) -> None:
-            wrapped = [_wrap(loader, "__iter__", make_iterator)]
+        def follow(loader: type, iterator: type, workers: type) -> None:
+            wrapped = [wrap(loader, "__iter__", make_iterator)]
             if iterator is _BaseDataLoaderIter:  # others call its methods
-                wrapped += [_wrap(iterator, "_next_index", next_index), _wrap(iterator, "__next__", next_batch)]
+                wrapped += [wrap(iterator, "_next_index", next_index), wrap(iterator, "__next__", next_batch)]
             wrapped += [
-                _wrap(workers, "_try_put_index", put_index),
-                _wrap(workers, "_get_data", get_data),
-                _wrap(workers, "_process_data", process_data),
+                wrap(workers, "_try_put_index", put_index),
+                wrap(workers, "_get_data", get_data),
+                wrap(workers, "_process_data", process_data),
             ]
             removers.extend(wrapped)
 
-        def wrap_stateful() -> None:
+        def follow_stateful() -> None:
             module = sys.modules[_STATEFUL]
             names = ("StatefulDataLoader", "_StatefulBaseDataLoaderIter", "_StatefulMultiProcessingDataLoaderIter")
-            wrap(*(getattr(module, name) for name in names))
+            follow(*(getattr(module, name) for name in names))
 
         removers: list[Callable[[], None]] = []
-        wrap(DataLoader, _BaseDataLoaderIter, _MultiProcessingDataLoaderIter)
-        after_import(_STATEFUL, lambda: self._tell(wrap_stateful))
+        follow(DataLoader, _BaseDataLoaderIter, _MultiProcessingDataLoaderIter)
+        after_import(_STATEFUL, lambda: self._tell(follow_stateful))
         return [lambda: _call_all(removers)]
 
     def _look(self, *purpose: str) -> None:
@@ -270,7 +270,7 @@ class _Hooks:
         def make(real: Any) -> Any:
             return watch_worker(real(), session.digest_worker_streams, session.slots)
 
-        return _wrap_function(worker_module, "ManagerWatchdog", make)
+        return wrap(worker_module, "ManagerWatchdog", make)
 
     def resuming(self) -> Callable[[], None]:
         def load(real: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -278,7 +278,7 @@ class _Hooks:
             self._tell(self._session.on_resumed, optimizer)
             return result
 
-        return _wrap(torch.optim.Optimizer, "load_state_dict", load)
+        return wrap(torch.optim.Optimizer, "load_state_dict", load)
 
     def _note_workers(self, loader: Any) -> None:
         if getattr(loader, "num_workers", 0) and not _forks(loader):
@@ -299,7 +299,7 @@ class _Hooks:
             and "__init__" in vars(item)
             and (item is lr_scheduler.LRScheduler or "super().__init__" not in _source_names(item))
         ]
-        return [_wrap(item, "__init__", made) for item in dict.fromkeys(classes)]
+        return [wrap(item, "__init__", made) for item in dict.fromkeys(classes)]
 
     def backward(self) -> Callable[[], None]:
         real = torch.Tensor.backward
@@ -325,7 +325,7 @@ class _Hooks:
             return result
 
         session = self._session
-        remove = [_wrap_function(torch, "save", save)]
+        remove = [wrap(torch, "save", save)]
         saved = vars(torch)["save"]
         real = torch.serialization.save
         setattr(torch.serialization, "save", saved)  # noqa: B010
@@ -333,15 +333,11 @@ class _Hooks:
 
         def wrap_safetensors() -> None:
             if session.active:
-                remove.append(_wrap_function(sys.modules["safetensors.torch"], "save_file", save))
+                remove.append(wrap(sys.modules["safetensors.torch"], "save_file", save))
 
         after_import("safetensors.torch", wrap_safetensors)
 
-        def put_back() -> None:
-            for action in remove:
-                action()
-
-        return put_back
+        return lambda: _call_all(remove)
 
 
 def _leave_alone(function: Any) -> None:
@@ -401,27 +397,3 @@ def _has_other_hooks(real: Callable[[], bool]) -> bool:
         module._global_forward_hooks_with_kwargs,
     )
     return any(number < _OWN_IDS for table in tables for number in table)
-
-
-def _wrap_function(owner: Any, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
-    """Replace a function of a module by `replacement(real, ...)` and return what puts the real one back."""
-    real = getattr(owner, name)
-
-    @functools.wraps(real)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return replacement(real, *args, **kwargs)
-
-    setattr(owner, name, wrapped)
-    return lambda: setattr(owner, name, real)
-
-
-def _wrap(owner: type, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
-    """Replace a method by `replacement(real, self, ...)` and return what puts the real one back."""
-    real = vars(owner)[name]
-
-    @functools.wraps(real)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return replacement(real, *args, **kwargs)
-
-    setattr(owner, name, wrapped)
-    return lambda: setattr(owner, name, real)

@@ -650,9 +650,7 @@ class Session:
         with torch._C.DisableTorchFunction():
             sources = self._sources()
             known = [tensor for source in sources for item in source.components() for _, tensor in item.tensors or ()]
-            known += [
-                tensor for copy in self._copies for tensor in copy.tensors()
-            ]  # those too that have not changed yet
+            known += [tensor for copy in self._copies for tensor in copy.tensors()]  # changed already or not
             trained = [parameter for module in self._modules if module.root for parameter in module.root.parameters()]
             self._banks.look(known, trained)
         self.not_recorded |= self._banks.not_recorded

@@ -398,7 +398,7 @@ def _is_bank(item: Any, carried: bool) -> bool:
         return item.numel() > 1
     if isinstance(item, (deque, list)) and EntryTable.takes(item):
         return True
-    return _is_tensor(item) or is_array(item) or (isinstance(item, (dict, list)) and bool(tensors_below(item)))
+    return _is_tensor(item) or is_array(item) or (isinstance(item, (dict, list, deque)) and bool(tensors_below(item)))
 
 
 def _is_tensor(item: Any) -> bool:
@@ -450,7 +450,7 @@ def content_of(value: Any, table: EntryTable) -> list[tuple[str, torch.Tensor]]:
         return [("value", array_tensor(value))]
     if isinstance(value, (deque, list)) and EntryTable.takes(value):
         return table.tensors(value)
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (dict, list, deque)):
         return tensors_below(value)
     return []
 
@@ -480,8 +480,8 @@ def _digest(tensors: list[tuple[str, torch.Tensor]], left: list[int]) -> bytes:
     for name, tensor in tensors:
         size = tensor.numel() * tensor.element_size()
         if size > left[0]:
-            flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()[:0]
-            tensor = flat[:: max(1, flat.numel() // 65_536)]
+            rows = tensor.reshape(-1) if tensor.is_contiguous() else tensor
+            tensor = rows[:: max(1, len(rows) // 65_536 if rows.ndim == 1 else len(rows) // 64)]
         left[0] -= min(size, left[0])
         parts.append(f"{name} {tuple(tensor.shape)} ".encode() + tensor_digest(tensor))
     return b"".join(parts)

@@ -40,7 +40,7 @@ def array_tensor(value: Any) -> torch.Tensor:
 
 
 def tensors_below(value: Any) -> list[tuple[str, torch.Tensor]]:
-    """Return the tensors and arrays of a dictionary or list that holds nothing else; one-element ones are no memory."""
+    """Return the tensors and arrays of a dictionary, list or deque that holds nothing else, larger than one element."""
     members = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
     if not members or len(members) > 4096:
         return []

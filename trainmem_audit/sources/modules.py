@@ -46,7 +46,9 @@ class ModuleSource:
 
     def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = (), trained: bool = True) -> None:
         self.name = name
-        taught = {} if trained else {"params": _taught(root), "buffers": Labels("S5", "meso", "checkpointed")}
+        taught = {} if trained else {"params": _taught(root)}
+        if not trained and any(True for _ in root.parameters()):  # else it is a loss with a queue, say, and no teacher
+            taught["buffers"] = Labels("S5", "meso", "checkpointed")
         self._labels = {**_LABELS, **taught}
         self._saved_buffers = self._labels["buffers"]
         self._average = not trained and _is_average(root)

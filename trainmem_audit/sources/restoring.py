@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.documents.steplog import Component
 from trainmem_audit.errors import FormatError
 from trainmem_audit.snapshots import SnapshotFile
 from trainmem_audit.sources.base import ComponentState, Saved, Source, plain_value
@@ -25,8 +24,8 @@ __all__ = [
     "put_attributes",
     "put_tensors",
     "put_value",
+    "read_tensors",
     "restore_state",
-    "saved_state",
     "write_tensor",
 ]
 
@@ -165,8 +164,8 @@ def _mapped(live: Any, plain: dict[str, Any]) -> tuple[Any, str]:
     return live, ""
 
 
-def saved_state(kept: SnapshotFile, values: Mapping[str, Any], components: Mapping[str, Component]) -> dict[str, Saved]:
-    """Return what a snapshot holds of `components`: its tensors on the CPU, with dtypes and shapes of the inventory.
+def read_tensors(kept: SnapshotFile, component: str, forms: Iterable[Sequence[Any]]) -> dict[str, torch.Tensor]:
+    """Return tensors of a component from a snapshot, on the CPU; `forms` are their names, dtypes and shapes.
 
     Raises
     ------
@@ -174,18 +173,11 @@ def saved_state(kept: SnapshotFile, values: Mapping[str, Any], components: Mappi
         If a tensor is missing, or has another size.
     """
     found = {}
-    for name, component in components.items():
-        if component.tensors is None:
-            found[name] = Saved(values=values.get(name, component.values))
-            continue
-        tensors = {}
-        for tensor, dtype, shape in component.tensors:
-            data = kept.tensor(name, tensor)
-            kind = getattr(torch, dtype, None)
-            count = math.prod(shape)
-            if data is None or not isinstance(kind, torch.dtype) or len(data) != count * kind.itemsize:
-                raise FormatError("a snapshot does not hold a tensor of the step", where=f"{name}: {tensor}"[:200])
-            flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-            tensors[tensor] = flat.view(kind).reshape(shape)
-        found[name] = Saved(tensors)
+    for name, dtype, shape in forms:
+        data = kept.tensor(component, name)
+        kind = getattr(torch, dtype, None)
+        if data is None or not isinstance(kind, torch.dtype) or len(data) != math.prod(shape) * kind.itemsize:
+            raise FormatError("a snapshot does not hold a tensor of the step", where=f"{component}: {name}"[:200])
+        flat = torch.frombuffer(bytearray(data), dtype=kind) if data else torch.empty(0, dtype=kind)
+        found[name] = flat.reshape(tuple(shape))
     return found

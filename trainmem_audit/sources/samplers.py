@@ -14,6 +14,7 @@ import torch
 
 from trainmem_audit.privacy import public_text
 from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
+from trainmem_audit.sources.entries import array_tensor, is_array
 from trainmem_audit.sources.restoring import put_attributes, put_tensors
 
 __all__ = ["SamplerSource"]
@@ -100,11 +101,7 @@ def _is_torchs(sampler: Any) -> bool:
 
 def _tensor(value: Any) -> torch.Tensor | None:
     """Return a tensor, or an array of numbers as one; they share memory."""
-    if isinstance(value, torch.Tensor):
-        return value
-    if type(value).__module__ == "numpy" and hasattr(value, "tobytes") and value.ndim and value.dtype.kind in "biuf":
-        return torch.from_numpy(value) if value.flags.writeable and value.dtype.isnative else torch.tensor(value)
-    return None
+    return value if isinstance(value, torch.Tensor) else array_tensor(value) if is_array(value) else None
 
 
 def _is_plain(value: Any) -> bool:
