@@ -92,7 +92,7 @@ def meddle():
     from trainmem_audit.recording.session import Session
     real = Session.after_step
     def after_step(session, optimizer):
-        model = lambda: session._modules[0].root
+        model = lambda: session._memory.roots[0]
         {action}
         return real(session, optimizer)
     Session.after_step = after_step

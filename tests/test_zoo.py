@@ -51,7 +51,7 @@ def meddle():
     from trainmem_audit.recording.session import Session
     real = Session.after_step
     def after_step(session, *args, **kwargs):
-        model = session._modules[0].root
+        model = session._memory.roots[0]
         {action}
         return real(session, *args, **kwargs)
     Session.after_step = after_step

@@ -21,11 +21,11 @@ import torch
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
 from trainmem_audit.documents.steplog import Component, Loader
-from trainmem_audit.errors import UsageError
 from trainmem_audit.recording.checkpoints import CheckpointWatch, SavedFile, saved_file
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
 from trainmem_audit.recording.forward import FastForward
+from trainmem_audit.recording.memory import Memory
 from trainmem_audit.recording.order import (
     Batch,
     EpochStart,
@@ -39,18 +39,9 @@ from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot, wri
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.snapshots import snapshot_name, values_name
-from trainmem_audit.sources.banks import BankWatch
-from trainmem_audit.sources.base import ComponentState, Saved, Source, plain_value
+from trainmem_audit.sources.base import ComponentState, Saved, plain_value
 from trainmem_audit.sources.batches import batch_digest, batch_size, index_bytes
-from trainmem_audit.sources.called import CalledModules
-from trainmem_audit.sources.copies import CopySource, find_plain_copies
-from trainmem_audit.sources.gradients import GradientSource, GradientWatch
-from trainmem_audit.sources.modules import ModuleSource, find_averages, find_copies, find_roots, untrained_parts
-from trainmem_audit.sources.optimizers import OptimizerSource, learning_rates, nested
-from trainmem_audit.sources.restoring import restore_state
-from trainmem_audit.sources.samplers import SamplerSource
-from trainmem_audit.sources.scalers import ScalerSource
-from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
+from trainmem_audit.sources.optimizers import learning_rates
 from trainmem_audit.sources.streams import StreamSet
 from trainmem_audit.sources.tracked import TrackedSource
 
@@ -86,7 +77,7 @@ class Session:
     dump:
         A step and the file to which the tensors of its state are written aside, at replay.
     is_own_code:
-        Tells whether a file of code is the script's own: memory is looked for in its variables (`sources.banks`).
+        Tells whether a file of code is the script's own (`memory`).
     """
 
     def __init__(
@@ -109,23 +100,7 @@ class Session:
         self._lock = threading.RLock()
         self._streams = StreamSet()
         self._known_streams = known_streams
-        self._modules: list[ModuleSource] = []
-        self._optimizers: dict[int, OptimizerSource] = {}
-        self._optimizers_made = 0
-        self._sizes: dict[int, int] = {}
-        self._schedulers: list[weakref.ref[Any]] = []
-        self._scheduler_sources: list[SchedulerSource] = []
-        self._scalers: list[ScalerSource] = []
-        self._called = CalledModules()
-        self._inner = CalledModules(params_only=True)
-        self._teachers: list[ModuleSource] = []
-        self._copies: list[CopySource] = []
-        self._samplers: list[SamplerSource] = []
-        self._teachers_found = 0
-        self._banks = BankWatch(is_own_code)
-        self._gradients = GradientWatch()
-        self._carried: list[GradientSource] = []
-        self._tracked: list[TrackedSource] = []
+        self._memory = Memory(is_own_code)
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -144,7 +119,6 @@ class Session:
         self._worker_epochs = 0
         self.slots: Slots | None = None
         self.forward: FastForward | None = None
-        self._owned: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
 
     # What torch tells us ------------------------------------------------------------------------------------------
 
@@ -227,18 +201,17 @@ class Session:
         reference = weakref.ref(module)
         with self._lock:
             self._batches.forward(reference, module.training, grad)
-            owns = self._owns(module)
+            owns = self._memory.owns(module)
             if grad and owns is not False:
                 self._inputs.append((reference, batch_digest([args, kwargs])))
             if not owns:
-                self._called.add(module)
+                self._memory.called(module)
         self.seconds["inputs"] += time.perf_counter() - began
 
     def on_backward(self, loss: torch.Tensor) -> None:
         """Note the value that a backward pass starts from, where reading it costs no wait for a device."""
-        if self._gradients.watched:
-            with self._lock, torch._C.DisableTorchFunction():
-                self._gradients.before_backward(self._optimizers.values())
+        with self._lock:
+            self._memory.before_backward()
         if loss.numel() == 1 and loss.device.type == "cpu" and loss.is_floating_point():
             self._losses.append(float_text(float(loss.detach().item())))
         elif loss.device.type != "cpu":
@@ -246,32 +219,25 @@ class Session:
 
     def on_scheduler(self, scheduler: Any) -> None:
         """Note a learning-rate scheduler that was just made."""
-        self._schedulers.append(weakref.ref(scheduler))
+        self._memory.scheduler(scheduler)
 
     def track(self, source: TrackedSource) -> None:
         """Report memory that the program has registered; once for every name."""
         with self._lock:
-            if any(known.name == source.name for known in self._tracked):
-                raise UsageError(
-                    "memory of this name is tracked already", where=source.name, remedy="choose another name"
-                )
-            self._tracked.append(source)
+            self._memory.track(source)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take stock before an optimizer steps for the first time, or with other parameters than before."""
-        size = sum(len(group["params"]) for group in optimizer.param_groups)
-        source = self._optimizers.get(id(optimizer))
-        if source is not None and source.optimizer is optimizer and self._sizes[id(optimizer)] == size:
+        if self._memory.is_known(optimizer):
             return
         with self._lock:
-            first = not self._optimizers
+            first = not self._memory.optimizers
             if first:
                 self._on_first_step()
                 self._writer.put({"t": "inventory", "profile": numeric_profile()})
-            self._sizes[id(optimizer)] = size
-            self._adopt(optimizer)
+            self._memory.adopt(optimizer)
             if first:
-                self._look_for_banks()
+                self._memory.look_for_banks()
             state, _, _ = self._collect(initial=True)
             self._streams.adopt()
             self._new_streams(self._streams.digests())
@@ -280,8 +246,7 @@ class Session:
 
     def before_attempt(self, scaler: Any, optimizer: torch.optim.Optimizer) -> int:
         """Note a gradient scaler that is about to step `optimizer`, or to skip it; return the steps so far."""
-        if scaler.is_enabled() and all(source.scaler is not scaler for source in self._scalers):
-            self._scalers.append(ScalerSource(_numbered("scaler", len(self._scalers)), scaler))
+        self._memory.scaler(scaler)
         self.before_step(optimizer)
         return self.steps
 
@@ -295,12 +260,10 @@ class Session:
         with self._lock:
             if self._saving:
                 self._log_saved()
-            order, indices, used = self._batches.consumed(self._is_owner)
-            self._adopt_samplers(used)
-            if self._gradients.after_step(optimizer):
-                self._follow_gradients(optimizer)
-            if BankWatch.due(self.steps + 1):
-                self._look_for_banks()
+            order, indices, used = self._batches.consumed(self._memory.is_owner)
+            began = time.perf_counter()
+            self._memory.after_step(optimizer, self.steps + 1, used)
+            self.seconds["state"] += time.perf_counter() - began
             whole = self.forward is None or self.forward.arrive()
             state, digests, values = self._collect() if whole else ({}, [], {})
             self._streams.adopt()
@@ -312,14 +275,14 @@ class Session:
                 order["parts"] = parts
             self._log_draws()
             members: dict[str, Any] = {"t": "step", "i": self.steps, "state": state, "rng": rng}
-            source = self._optimizers[id(optimizer)]
-            if len(self._optimizers) > 1:
-                members["optimizer"] = source.name
+            optimizers = self._memory.optimizers
+            if len(optimizers) > 1:
+                members["optimizer"] = optimizers[id(optimizer)].name
             if skipped:
                 members["skipped"] = True
             if order is not None:
                 members["order"] = order
-            inputs = [digest for reference, digest in self._inputs if self._is_owner(reference())]
+            inputs = [digest for reference, digest in self._inputs if self._memory.is_owner(reference())]
             if inputs:
                 members["inputs"] = content_digest(inputs).hex()
             scalars = {"lr": [float_text(rate) for rate in learning_rates(optimizer)]}
@@ -345,6 +308,7 @@ class Session:
             self._new_streams(rng)
             self._log_workers(last=True)
             self._log_saved()
+            self.not_recorded |= self._memory.not_recorded
             if self._checkpoints.left_out:
                 self.not_recorded.add(
                     f"what {self._checkpoints.left_out} of {self._checkpoints.count} checkpoints hold"
@@ -358,14 +322,16 @@ class Session:
 
     def before_save(self, value: Any) -> dict[str, Any] | None:
         """Compare an object that the script is about to save with the memory as it is."""
-        if not self._optimizers or not self._checkpoints.wants():
+        if not self._memory.optimizers or not self._checkpoints.wants():
             return None
         with self._lock:
             self._log_saved()
             streams = {name: text for name, text in self._streams.digests().items() if name in self._known_streams}
             known = self._headers.keys() | self._values.keys()
             try:
-                return self._checkpoints.compare(value, self._sources(), known.__contains__, streams, self._latest)
+                return self._checkpoints.compare(
+                    value, self._memory.sources(), known.__contains__, streams, self._latest
+                )
             except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # objects of any kind may be in it
                 self.not_recorded.add(f"what a checkpoint holds ({type(error).__name__})")
                 return None
@@ -446,19 +412,6 @@ class Session:
 
     # State ---------------------------------------------------------------------------------------------------------
 
-    def _sources(self) -> list[Source]:
-        others: list[Source] = [
-            *self._scheduler_sources,
-            *self._scalers,
-            *self._teachers,
-            *self._copies,
-            *self._samplers,
-            *self._tracked,
-            *self._banks.sources,
-            *self._carried,
-        ]
-        return [*self._modules, *self._optimizers.values(), *others]
-
     def _collect(self, initial: bool = False) -> tuple[dict[str, str], list[bytes], dict[str, Any]]:
         """Return component digests, all tensor digests by sorted component name, and the values that changed."""
         began = time.perf_counter()
@@ -466,11 +419,9 @@ class Session:
         tensors: dict[str, list[bytes]] = {}
         changed: dict[str, Any] = {}
         appeared: dict[str, Any] = {}
-        if self._schedulers:
-            self._adopt_schedulers()
         with torch._C.DisableTorchFunction():
-            self._adopt_teachers()
-            for source in self._sources():
+            self._memory.settle()
+            for source in self._memory.sources():
                 for component in source.components():
                     if component.tensors is None:
                         digest = self._digest_values(component, appeared, changed, initial)
@@ -521,7 +472,7 @@ class Session:
         began = time.perf_counter()
         with torch._C.DisableTorchFunction():
             if self._dump is not None and self._dump[0] == step:
-                write_snapshot(self._dump[1], self._sources(), step, digests)
+                write_snapshot(self._dump[1], self._memory.sources(), step, digests)
             if self._snapshots is not None and self._snapshots.wants(step):
                 self._write_snapshot(self._snapshots, step, digests, state, rng)
         self.seconds["snapshot"] += time.perf_counter() - began
@@ -536,7 +487,7 @@ class Session:
         streams = {name: stream for name in rng if (stream := self._streams.describe(name)) is not None}
         names = snapshot_name(step), values_name(step)
         with plan.own_work():
-            size = write_snapshot(plan.place(names[0]), self._sources(), step, digests, unchanged)
+            size = write_snapshot(plan.place(names[0]), self._memory.sources(), step, digests, unchanged)
             if size is None:
                 self.not_recorded.add(f"the snapshot of step {step}: a thread changed tensors while it was written")
                 return
@@ -551,163 +502,11 @@ class Session:
 
     def put_back(self, saved: Mapping[str, Saved]) -> list[str]:
         """Put the state back to what was kept of it; return what could not be."""
-        self._adopt_schedulers()
-        for watched in (self._called, self._inner):
-            known = {source.name for source in self._teachers}
-            for name, module in watched.fitting(saved, known, self._is_followed if watched is self._called else _never):
-                self._follow(name, module, within=watched is self._inner)
-        return restore_state(self._sources(), saved)
+        return self._memory.put_back(saved)
 
     def drop_gradients(self) -> None:
         """Leave the optimizers without gradients, as before the first backward pass."""
-        for source in self._optimizers.values():
-            for group in source.optimizer.param_groups if source.optimizer is not None else ():
-                for param in group["params"]:
-                    param.grad = None
-
-    # Discovery -----------------------------------------------------------------------------------------------------
-
-    def _adopt(self, optimizer: torch.optim.Optimizer) -> None:
-        """Find the modules that own the optimizer's parameters."""
-        params = [param for group in optimizer.param_groups for param in group["params"]]
-        known = {id(module.root) for module in self._modules}
-        claimed = {key for module in self._modules for key in module.names()}
-        for root in find_roots(params):
-            if id(root) not in known:
-                name = _numbered("model", len(self._modules))
-                self._modules.append(ModuleSource(name, root, claimed))
-                claimed |= self._modules[-1].names().keys()
-        self._schedulers += [weakref.ref(item) for item in find_schedulers(optimizer, self._known_schedulers())]
-        roots = [found for source in self._modules if (found := source.root) is not None]
-        for copy in (*find_copies(roots), *find_averages(roots)):
-            self._called.add(copy)
-        self._owned.clear()
-        chain = nested(optimizer)
-        for inner, item in zip([None, *chain], chain, strict=False):
-            self._add_optimizer(item, inner)
-        trained = self._trained()
-        self._inner.forget(lambda part: not trained.isdisjoint(map(id, part.parameters())))
-        self._drop_teachers(trained)
-        for part in (part for root in roots for part in untrained_parts(root, trained)):
-            self._inner.add(part)
-        names = self._param_names()
-        named = [names(id(param)) or str(index) for index, param in enumerate(params)]
-        self._copies += find_plain_copies(params, named, self._copies)
-
-    def _add_optimizer(self, optimizer: torch.optim.Optimizer, inner: torch.optim.Optimizer | None) -> None:
-        old = self._optimizers.get(id(optimizer))
-        if old is not None and old.optimizer is optimizer:
-            name = old.name
-        else:
-            name = _numbered("optimizer", self._optimizers_made)
-            self._optimizers_made += 1
-        self._sizes[id(optimizer)] = sum(len(group["params"]) for group in optimizer.param_groups)
-        self._optimizers[id(optimizer)] = OptimizerSource(name, optimizer, self._param_names(), inner)
-
-    def _drop_teachers(self, trained: set[int]) -> None:
-        """Forget the teachers that are trained now: a module may be trained later than it is called."""
-        for source in [source for source in self._teachers if not trained.isdisjoint(source.tensor_ids())]:
-            self._teachers.remove(source)
-            for model in self._modules:
-                model.release(source.tensor_ids())
-
-    def _trained(self) -> set[int]:
-        """Return the ids of all parameters that some optimizer has."""
-        optimizers = [item for source in self._optimizers.values() if (item := source.optimizer) is not None]
-        return {id(param) for item in optimizers for group in item.param_groups for param in group["params"]}
-
-    def _adopt_samplers(self, used: list[Batch]) -> None:
-        """Follow the samplers of the loaders that training takes its batches from."""
-        for epoch in {id(batch.epoch): batch.epoch for batch in used}.values():
-            loader = None if epoch is None or epoch.logged else epoch.loader()
-            if loader is not None and all(source.loader() is not loader for source in self._samplers):
-                source = SamplerSource(_numbered("sampler", len(self._samplers)), loader)
-                if any(True for _ in source.components()):
-                    self._samplers.append(source)
-
-    def _known_schedulers(self) -> set[int]:
-        references = (*self._schedulers, *(source.reference for source in self._scheduler_sources))
-        return {id(scheduler) for reference in references if (scheduler := reference()) is not None}
-
-    def _adopt_schedulers(self) -> None:
-        for reference in self._schedulers:
-            scheduler = reference()
-            if scheduler is not None:
-                name = _numbered("scheduler", len(self._scheduler_sources))
-                self._scheduler_sources.append(SchedulerSource(name, scheduler))
-        self._schedulers.clear()
-
-    def _follow_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Report the gradients of an optimizer that begins to add to what its last step has left."""
-        known = {source.name for source in self._carried}
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for module in self._modules:
-            if (name := f"{module.name}.grads") not in known and not owned.isdisjoint(module.names()):
-                self._carried.append(GradientSource(name, module.parameters))
-
-    def _look_for_banks(self) -> None:
-        began = time.perf_counter()
-        with torch._C.DisableTorchFunction():
-            sources = self._sources()
-            known = [tensor for source in sources for item in source.components() for _, tensor in item.tensors or ()]
-            known += [tensor for copy in self._copies for tensor in copy.tensors()]  # changed already or not
-            trained = [parameter for module in self._modules if module.root for parameter in module.root.parameters()]
-            self._banks.look(known, trained)
-        self.not_recorded |= self._banks.not_recorded
-        self.seconds["state"] += time.perf_counter() - began
-
-    def _adopt_teachers(self) -> None:
-        """Follow the modules that were called, change, and are trained by no optimizer."""
-        inner = self._inner.changed(lambda _: False)
-        found = [*inner, *self._called.changed(self._is_followed)]
-        for module in sorted(found, key=lambda module: _is_part(module, found)):
-            if any(module is part for source in self._teachers if (root := source.root) for part in root.modules()):
-                continue
-            within = any(module is part for part in inner)
-            self._follow(_numbered("teacher", self._teachers_found), module, within)
-        for copy in self._copies:
-            copy.changes()
-
-    def _follow(self, name: str, module: torch.nn.Module, within: bool = False) -> None:
-        """Report a teacher from now on; one that lies `within` a trained module is left out there."""
-        others = self._teachers if within else [*self._modules, *self._teachers]
-        claimed = {key for known in others for key in known.tensor_ids()}
-        source = ModuleSource(name, module, claimed, trained=False)
-        self._teachers_found += 1
-        self._teachers.append(source)
-        for model in self._modules if within else []:
-            model.claim(source.tensor_ids())
-
-    def _is_followed(self, module: torch.nn.Module) -> bool:
-        roots = [source.root for source in (*self._modules, *self._teachers)]
-        return any(module is part for root in roots if root is not None for part in root.modules())
-
-    def _param_names(self) -> Callable[[int], str | None]:
-        names: dict[int, str] = {}
-        for number, module in enumerate(self._modules):
-            prefix = "" if number == 0 else f"{module.name}."
-            for key, name in module.names().items():
-                names.setdefault(key, prefix + name)
-        return names.get
-
-    def _owns(self, module: torch.nn.Module) -> bool | None:
-        """Tell whether a module owns optimizer parameters; `None` while no optimizer is known."""
-        return self._is_owner(module) if self._optimizers else None
-
-    def _is_owner(self, module: torch.nn.Module | None) -> bool:
-        if module is None:
-            return False
-        found = self._owned.get(module)
-        if found is None:
-            params = {
-                id(param)
-                for source in self._optimizers.values()
-                if (optimizer := source.optimizer) is not None
-                for group in optimizer.param_groups
-                for param in group["params"]
-            }
-            found = self._owned[module] = any(id(param) in params for param in module.parameters())
-        return found
+        self._memory.drop_gradients()
 
     # Streams -------------------------------------------------------------------------------------------------------
 
@@ -725,14 +524,6 @@ class Session:
             found = {name: self._streams.describe(name) for name in sorted(new)}
             streams = {name: stream.to_json() for name, stream in found.items() if stream is not None}
             self._writer.put({"t": "inventory", "i": self.steps, "streams": streams})
-
-
-def _is_part(module: torch.nn.Module, modules: list[torch.nn.Module]) -> bool:
-    return any(module is part for other in modules if other is not module for part in other.modules())
-
-
-def _numbered(name: str, known: int) -> str:
-    return name if known == 0 else f"{name}{known + 1}"
 
 
 def _component(component: ComponentState, size: int, **form: Any) -> dict[str, Any]:
@@ -757,8 +548,3 @@ def _steps_behind(optimizer: torch.optim.Optimizer) -> int | None:
         if isinstance(counter, (int, float)) or (isinstance(counter, torch.Tensor) and counter.device.type == "cpu")
     ]
     return max((number for number in known if number >= 0), default=None)
-
-
-def _never(module: torch.nn.Module) -> bool:
-    """Say that a module is not followed yet: a part of a trained one always is, as a part."""
-    return False
