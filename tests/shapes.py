@@ -100,7 +100,7 @@ class Shape:
     @property
     def slow(self) -> bool:
         """Whether only `make test-full` runs it."""
-        return self.command not in _EVERY_TIME
+        return self.command not in (_EVERY_TIME if self.folder == ZOO else _MEMORIES_EVERY_TIME)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -499,6 +499,9 @@ _EVERY_TIME = {
     ("ends.py", "interrupt"),
 }
 """What is tested every time; the others are variations, and `make test-full` runs them too."""
+
+_MEMORIES_EVERY_TIME = {("moco.py",), ("swa.py",), ("curriculum.py",)}
+"""The same of the rows in `tests/memories/`."""
 
 SHAPES = (*_LOADERS, *_NO_LOADER, *_STEPS, *_SCHEDULERS, *_MODELS, *_PROCESSES, *_FILES, *_SEEDS, *_ENDS)
 

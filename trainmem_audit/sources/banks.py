@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -144,7 +145,7 @@ class BankWatch:
     def __init__(self, is_own: Callable[[str], bool]) -> None:
         self.sources: list[BankSource | NumbersSource] = []
         self.not_recorded: set[str] = set()
-        self._is_own = is_own
+        self._is_own = cache(is_own)  # thousands of modules are asked about at every look
         self._seen: dict[tuple[_Root, Path], _Mark] = {}
         self._names: set[str] = set()
         self._left: set[tuple[_Root, Path]] = set()
