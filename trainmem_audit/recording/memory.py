@@ -15,7 +15,7 @@ import torch
 from trainmem_audit.errors import UsageError
 from trainmem_audit.recording.order import Batch
 from trainmem_audit.sources.banks import BankWatch
-from trainmem_audit.sources.base import Saved, Source
+from trainmem_audit.sources.base import NamedSource, Saved, Source
 from trainmem_audit.sources.called import CalledModules
 from trainmem_audit.sources.copies import CopySource, find_plain_copies
 from trainmem_audit.sources.gradients import GradientSource, GradientWatch
@@ -25,7 +25,6 @@ from trainmem_audit.sources.restoring import restore_state
 from trainmem_audit.sources.samplers import SamplerSource
 from trainmem_audit.sources.scalers import ScalerSource
 from trainmem_audit.sources.schedulers import SchedulerSource, find_schedulers
-from trainmem_audit.sources.tracked import TrackedSource
 
 __all__ = ["Memory"]
 
@@ -37,9 +36,10 @@ class Memory:
     ----------
     is_own_code:
         Tells whether a file of code is the script's own: memory is looked for in its variables (`sources.banks`).
+        Without it, as where a program names its memory itself, it is not looked for.
     """
 
-    def __init__(self, is_own_code: Callable[[str], bool]) -> None:
+    def __init__(self, is_own_code: Callable[[str], bool] | None = None) -> None:
         self.optimizers: dict[int, OptimizerSource] = {}
         self._modules: list[ModuleSource] = []
         self._optimizers_made = 0
@@ -53,10 +53,11 @@ class Memory:
         self._teachers_found = 0
         self._copies: list[CopySource] = []
         self._samplers: list[SamplerSource] = []
-        self._banks = BankWatch(is_own_code)
+        self._looks = is_own_code is not None
+        self._banks = BankWatch(is_own_code or _never)
         self._gradients = GradientWatch()
         self._carried: list[GradientSource] = []
-        self._tracked: list[TrackedSource] = []
+        self._tracked: list[NamedSource] = []
         self._owned: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
 
     @property
@@ -84,11 +85,17 @@ class Memory:
         if scaler.is_enabled() and all(source.scaler is not scaler for source in self._scalers):
             self._scalers.append(ScalerSource(_numbered("scaler", len(self._scalers)), scaler))
 
-    def track(self, source: TrackedSource) -> None:
+    def track(self, source: NamedSource) -> None:
         """Report memory that the program has registered; once for every name."""
         if any(known.name == source.name for known in self._tracked):
             raise UsageError("memory of this name is tracked already", where=source.name, remedy="choose another name")
         self._tracked.append(source)
+
+    def teacher(self, name: str, module: torch.nn.Module) -> None:
+        """Report a module that no optimizer trains, under a name of its own, whether it changes or not."""
+        if any(known.name == name for known in (*self._teachers, *self._modules)):
+            raise UsageError("memory of this name is known already", where=name, remedy="choose another name")
+        self._follow(name, module)
 
     def is_known(self, optimizer: torch.optim.Optimizer) -> bool:
         """Tell whether an optimizer was adopted with as many parameters as it has now."""
@@ -107,7 +114,7 @@ class Memory:
         self._adopt_samplers(used)
         if self._gradients.after_step(optimizer):
             self._follow_gradients(optimizer)
-        if BankWatch.due(steps):
+        if self._looks and BankWatch.due(steps):
             self.look_for_banks()
 
     def settle(self) -> None:
@@ -302,6 +309,6 @@ def _numbered(name: str, known: int) -> str:
     return name if known == 0 else f"{name}{known + 1}"
 
 
-def _never(module: torch.nn.Module) -> bool:
-    """Say that a module is not followed yet: a part of a trained one always is, as a part."""
+def _never(item: object) -> bool:
+    """Say no: a module is not followed yet (a part of a trained one always is, as a part), a file is no own code."""
     return False

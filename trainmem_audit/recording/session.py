@@ -78,6 +78,10 @@ class Session:
         A step and the file to which the tensors of its state are written aside, at replay.
     is_own_code:
         Tells whether a file of code is the script's own (`memory`).
+    memory, streams:
+        What is known already, where one process records several runs of the same objects.
+    state_at:
+        After which steps the state is digested; all of them if left out. Order and streams are recorded at every step.
     """
 
     def __init__(
@@ -88,6 +92,9 @@ class Session:
         snapshots: SnapshotPlan | None = None,
         dump: tuple[int, Path] | None = None,
         is_own_code: Callable[[str], bool] = lambda _: False,
+        memory: Memory | None = None,
+        streams: StreamSet | None = None,
+        state_at: Callable[[int], bool] | None = None,
     ) -> None:
         self.active = True
         self.steps = 0
@@ -98,9 +105,10 @@ class Session:
         self._snapshots = snapshots
         self._dump = dump
         self._lock = threading.RLock()
-        self._streams = StreamSet()
+        self._streams = StreamSet() if streams is None else streams
         self._known_streams = known_streams
-        self._memory = Memory(is_own_code)
+        self._memory = Memory(is_own_code) if memory is None else memory
+        self._state_at = state_at
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -233,16 +241,29 @@ class Session:
         with self._lock:
             first = not self._memory.optimizers
             if first:
-                self._on_first_step()
-                self._writer.put({"t": "inventory", "profile": numeric_profile()})
+                self._begin()
             self._memory.adopt(optimizer)
             if first:
                 self._memory.look_for_banks()
-            state, _, _ = self._collect(initial=True)
-            self._streams.adopt()
-            self._new_streams(self._streams.digests())
-            self._checkpoints.see_streams(self._streams.digests())
-            self._writer.put({"t": "inventory", "i": self.steps, "state": state})
+            self._take_stock()
+
+    def begin_known(self) -> None:
+        """Take stock of what is known already, before the first step."""
+        with self._lock:
+            self._begin()
+            self._take_stock()
+
+    def _begin(self) -> None:
+        self._on_first_step()
+        self._writer.put({"t": "inventory", "profile": numeric_profile()})
+
+    def _take_stock(self) -> None:
+        state, _, _ = self._collect(initial=True)
+        self._streams.adopt()
+        streams = self._streams.digests()
+        self._new_streams(streams)
+        self._checkpoints.see_streams(streams)
+        self._writer.put({"t": "inventory", "i": self.steps, "state": state})
 
     def before_attempt(self, scaler: Any, optimizer: torch.optim.Optimizer) -> int:
         """Note a gradient scaler that is about to step `optimizer`, or to skip it; return the steps so far."""
@@ -264,7 +285,7 @@ class Session:
             began = time.perf_counter()
             self._memory.after_step(optimizer, self.steps + 1, used)
             self.seconds["state"] += time.perf_counter() - began
-            whole = self.forward is None or self.forward.arrive()
+            whole = self._is_whole()
             state, digests, values = self._collect() if whole else ({}, [], {})
             self._streams.adopt()
             rng = self._digest_streams()
@@ -299,6 +320,12 @@ class Session:
             else:
                 self.forward.leave()
             self.steps += 1
+
+    def _is_whole(self) -> bool:
+        """Tell whether the state after this step is digested."""
+        if self.forward is not None:
+            return self.forward.arrive()
+        return self._state_at is None or self._state_at(self.steps)
 
     def end(self) -> dict[str, Any]:
         """Return what the `end` line says of state, streams and profile."""

@@ -17,7 +17,7 @@ from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET, Entry, header_bytes, values_bytes
 from trainmem_audit.sources.base import Source
 
-__all__ = ["SnapshotPlan", "write_snapshot", "write_values"]
+__all__ = ["SnapshotPlan", "whole_file", "write_snapshot", "write_values"]
 
 _AUTO_SHARE = 0.01
 
@@ -142,7 +142,7 @@ def write_snapshot(
         for (component, name, tensor), _ in written
     ]
     path.parent.mkdir(exist_ok=True)
-    with suppress(_ChangedError), _whole(path, step) as file:
+    with suppress(_ChangedError), whole_file(path, step) as file:
         file.write(header_bytes(entries, step))
         for (_, _, tensor), digest in written:
             data = tensor_bytes(tensor)
@@ -157,7 +157,7 @@ def write_values(path: Path, step: int, values: Mapping[str, Any], streams: Mapp
     """Write what is no tensor, whole or not at all; return the bytes written."""
     data = values_bytes(step, values, streams)
     path.parent.mkdir(exist_ok=True)
-    with _whole(path, step) as file:
+    with whole_file(path, step) as file:
         file.write(data)
     return len(data)
 
@@ -167,7 +167,7 @@ class _ChangedError(Exception):
 
 
 @contextmanager
-def _whole(path: Path, step: int) -> Iterator[BinaryIO]:
+def whole_file(path: Path, step: int) -> Iterator[BinaryIO]:
     """Give a file that gets its name when all of it is on the disk."""
     aside = path.with_name(f".{path.name}.{step:016x}")  # what `recover` removes; no random number is drawn
     try:

@@ -11,7 +11,7 @@ import torch
 from trainmem_audit.canonical import float_text
 from trainmem_audit.privacy import REDACTED, is_secret_value, public_text
 
-__all__ = ["ComponentState", "Labels", "Saved", "Source", "plain_value"]
+__all__ = ["ComponentState", "Labels", "NamedSource", "Saved", "Source", "plain_value"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Source(Protocol):
     def restore(self, saved: Mapping[str, Saved]) -> Iterable[str]:
         """Put components back to what `saved` holds of them; give what could not be put back, and why."""
         ...
+
+
+class NamedSource(Source, Protocol):
+    """A source that a program names itself."""
+
+    name: str
 
 
 _SKIP = object()
