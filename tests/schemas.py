@@ -23,6 +23,7 @@ from trainmem_audit.documents.compliance import Compliance
 from trainmem_audit.documents.contract import RngContract
 from trainmem_audit.documents.disclosures import Disclosures
 from trainmem_audit.documents.findings import Verification
+from trainmem_audit.documents.interventions import Arm, Branch, Intervention
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
 from trainmem_audit.errors import FormatError
@@ -50,6 +51,9 @@ PAIRS = (
     Pair("checklist", Checklist),
     Pair("findings", Codes),
     Pair("compliance", Compliance),
+    Pair("common", Intervention, "intervention"),
+    Pair("common", Branch, "branch"),
+    Pair("common", Arm, "armOfPlan"),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
 )
 

@@ -28,6 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "sizes",
             "norms",
             "lineforms",
+            "interventions",
+            "observations",
             "steplog",
             "sidefiles",
         ),

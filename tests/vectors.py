@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from tests import builders
@@ -37,11 +38,25 @@ from trainmem_audit.documents.declared import parse_contract
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
 from trainmem_audit.envelope import seal
+from trainmem_audit.interventions import parse
 from trainmem_audit.keys import Signer
 from trainmem_audit.merkle import MerkleTree
+from trainmem_audit.observations import observation_bytes, observation_name
 from trainmem_audit.snapshots import Entry, header_bytes, snapshot_name, values_bytes, values_name
 
-__all__ = ["DOCUMENTS", "FOLDER", "RUNS", "SEED", "Case", "RunCase", "TinyRun", "WorkedExample", "generated", "write"]
+__all__ = [
+    "DOCUMENTS",
+    "FOLDER",
+    "INTERVENTIONS",
+    "RUNS",
+    "SEED",
+    "Case",
+    "RunCase",
+    "TinyRun",
+    "WorkedExample",
+    "generated",
+    "write",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "schema" / "draft" / "vectors"
@@ -219,6 +234,7 @@ def line_cases() -> Iterator[Case]:
     yield inventory.invalid(
         "checkpoint-of-no-kind", "`kind` is closed", "/checkpoints/0/kind", lambda s: s.update(checkpoints=[_ODD])
     )
+    yield from _intervened_cases()
     yield step.valid("step-skipped", "a scaler did not let it through", lambda s: s.update(skipped=True))
     yield step.valid("step-of-nothing", "no component and no stream exists", lambda s: s.update(state={}, rng={}))
     yield step.valid("step-with-extensions", "additions to a step", lambda s: s.update(extensions=_BAG))
@@ -249,6 +265,24 @@ def line_cases() -> Iterator[Case]:
         "/components/optimizer.momentum/tensors/0",
         lambda s: s["components"]["optimizer.momentum"].update(tensors=[["w", "float32"]]),
     )
+
+
+def _intervened_cases() -> Iterator[Case]:
+    lines = {json.loads(line)["t"]: json.loads(line) for line in Intervened().log().splitlines()}
+    yield Faults(lines["begin"]).valid("begin-of-an-arm", "what it is within a study")
+    act, seen = Faults(lines["intervention"]), Faults(lines["observe"])
+    yield act.valid("intervention", "a line of type `intervention`")
+    yield act.valid("intervention-of-nothing", "a no-op says why", lambda s: s.update(changed=[], note="it was so"))
+    yield act.invalid("intervention-without-changed", "it is required", "/changed", lambda s: s.pop("changed"))
+    yield act.invalid("intervention-on-one-side", "before and after", "/state/after", lambda s: s["state"].pop("after"))
+    yield act.invalid(
+        "intervention-with-a-parameter-too-many",
+        "parameters follow from the primitive",
+        "/intervention/primitive",
+        lambda s: s["intervention"].update(decay=float_text(0.5)),
+    )
+    yield seen.valid("observe", "a line of type `observe`")
+    yield seen.invalid("observe-of-no-size", "the length is required", "/size", lambda s: s.pop("size"))
 
 
 def verification_cases() -> Iterator[Case]:
@@ -455,8 +489,39 @@ def plan_cases() -> Iterator[Case]:
     yield make.invalid(
         "reset-with-a-factor",
         "and no others are there",
-        "/interventions/reset",
+        "/interventions/reset/primitive",
         lambda p: p["interventions"]["reset"].update(factor=float_text(0.5)),
+    )
+    yield make.valid("every-primitive", "each with its parameters", lambda p: p["interventions"].update(INTERVENTIONS))
+    yield make.invalid(
+        "component-of-a-fork",
+        "a fork acts on all streams",
+        "/interventions/fork/primitive",
+        lambda p: p["interventions"].update(fork={"primitive": "fork", "seed": "1", "component": "order"}),
+    )
+    yield make.invalid(
+        "kick-without-a-seed",
+        "it draws from a generator of its own",
+        "/interventions/kick/seed",
+        lambda p: p["interventions"]["kick"].pop("seed"),
+    )
+    yield make.invalid(
+        "swap-of-one-window",
+        "two windows are exchanged",
+        "/interventions/swapped/windows",
+        lambda p: p["interventions"]["swapped"]["windows"].pop(),
+    )
+    yield make.invalid(
+        "permutation-of-two-windows",
+        "one window is permuted",
+        "/interventions/swapped/windows",
+        lambda p: p["interventions"]["swapped"].update(primitive="permute-window", seed="1"),
+    )
+    yield make.invalid(
+        "scale-by-infinity",
+        "a factor is finite",
+        "/interventions/half/factor",
+        lambda p: p["interventions"]["half"].update(factor="inf"),
     )
     yield make.invalid(
         "unknown-primitive",
@@ -489,6 +554,24 @@ def estimates_cases() -> Iterator[Case]:
 
 def _claim(estimates: Members, verdict: str) -> None:
     estimates["estimates"][0]["verdict"] = verdict
+
+
+def _acts(text: str) -> Members:
+    return parse(text)[0].to_json()
+
+
+INTERVENTIONS: Members = {
+    text.partition(":")[0].replace("_", "-"): _acts(text)
+    for text in (
+        *("carry", "placebo:optimizer.momentum", "zero:optimizer.momentum", "scale:optimizer.momentum:0.5"),
+        *("reset:optimizer.exp_avg:keep", "noise:optimizer.momentum:0.01:1", "transplant:optimizer.momentum:other#9"),
+        *("recalibrate:model.batchnorm:10", "freeze:model.batchnorm", "swap_windows:order:0-4:4-8"),
+        *("permute_window:order:0-4:1", "policy:order:with-replacement:1", "flush:bank.queue", "shuffle:bank.queue:1"),
+        *("truncate:bank.queue:16", "age:bank.queue:8", "decay:teacher.params:0.9", "lag:teacher.params:5"),
+        *("swap:teacher.params:model.params", "equalise:optimizer.momentum:carry", "fork:1:order", "kick:0.001:1"),
+        "butterfly:18446744073709551616",
+    )
+}
 
 
 _PLAN: Members = {
@@ -799,6 +882,58 @@ class WorkedExample(TinyRun):
         return {name: value for name, value in full.items() if name not in optional} | {"command": command}
 
 
+class Intervened(TinyRun):
+    """An arm of a study: it branched from another run, its momentum was halved after step 0, and it was observed."""
+
+    def state(self, step: int) -> tuple[list[float], list[float]]:
+        """Return weights and momentum after a step."""
+        w, v = [1.0, -2.0], [0.0, 0.0]
+        for i in range(step + 1):
+            v = [0.5 * (old * 0.5 if i == 1 else old) + grad for old, grad in zip(v, w, strict=True)]
+            w = [old - 0.5 * push for old, push in zip(w, v, strict=True)]
+        return w, v
+
+    def log_members(self) -> Iterator[Members]:
+        """Give the members of every line."""
+        for line in super().log_members():
+            if line["t"] == "begin":
+                line |= {"study": {"plan": sha256_hex(canonical_bytes(_PLAN)), "arm": _ARM, "branch": _BRANCH}}
+            if line["t"] == "step" and line["i"] == 1:
+                yield self.intervention()
+            if line["t"] == "end":
+                yield {"t": "observe", "i": self.steps, "file": _SEEN, "size": len(self.observation())}
+            yield line
+
+    def intervention(self) -> Members:
+        """Return the members of the `intervention` line."""
+        _, v = self.state(0)
+        halved = component_digest(canonical_bytes(HEADER), [blake3(struct.pack("<2f", *(x / 2 for x in v))).digest()])
+        before = self.digests(0)
+        return {
+            "t": "intervention", "i": 1, "intervention": _acts("scale:optimizer.momentum:0.5"),
+            "state": {"before": before, "after": before | {"optimizer.momentum": halved.hex()}},
+            "rng": {"before": RNG, "after": RNG}, "changed": ["optimizer.momentum"],
+        }  # fmt: skip
+
+    def observation(self) -> bytes:
+        """Return the predictions after the last step: the weights themselves."""
+        return observation_bytes({"model": np.array([self.state(self.steps - 1)[0]], dtype="<f4")})
+
+    def signed_files(self) -> dict[str, bytes]:
+        """Return the files that the statement lists."""
+        return super().signed_files() | {_SEEN: self.observation()}
+
+    def predicate(self, lines: list[bytes]) -> Members:
+        """Return the manifest of a log."""
+        full = super().predicate(lines)
+        full["run"] |= {"branch": _BRANCH}
+        acted = {"step": 1, "intervention": _acts("scale:optimizer.momentum:0.5"), "changed": ["optimizer.momentum"]}
+        return full | {"plan": sha256_hex(canonical_bytes(_PLAN)), "arm": _ARM, "interventions": [acted]}
+
+
+_ARM: Members = {"id": "half.s0.b200.r1", "seed": "1804289383", "stream": 1, "branchStep": 200, "intervention": "half"}
+_BRANCH: Members = {"run": "0" * 32, "chainHead": sha256_hex(b"prefix"), "step": 200}
+_SEEN = observation_name(2)
 CODE = b"w, v = [1.0, -2.0], [0.0, 0.0]\nfor _ in range(2):\n    v = [v / 2 + w for v, w in zip(v, w)]\n"
 CODE += b"    w = [w - v / 2 for v, w in zip(v, w)]\n"
 ENTRY = {"path": "{cwd}/train.py", "role": "entry", "sha256": sha256_hex(CODE), "file": "source/train.py"}
@@ -936,6 +1071,7 @@ def _run_cases() -> Iterator[RunCase]:
     bag = TinyRun(members=_with_extensions, statement=lambda s: s["predicate"].update(extensions=_BAG))
     yield RunCase("extensions", "a bag in every line and in the predicate", bag)
     yield RunCase("worked-example", "the run of the format description", WorkedExample())
+    yield RunCase("intervened", "an arm of a study, intervened on and observed", Intervened())
     opened = TinyRun(statement=_opened)
     yield RunCase("in-toto-is-open", "unknown members outside of the predicate", opened)
 
@@ -1034,6 +1170,48 @@ def _run_cases() -> Iterator[RunCase]:
         "snapshot-stream",
         "a random state beside a snapshot is not that of the step",
         TinyRun(side=_edited(values_name(0), lambda data: data.replace(b'"state":"AAAA"', b'"state":"AAAB"', 1))),
+        "SIDE",
+    )
+    yield log(
+        "intervention-that-hides-a-change",
+        "a component differs around it and `changed` is empty",
+        Intervened(members=lambda ls: [line | {"changed": []} if "changed" in line else line for line in ls]),
+    )
+    yield log(
+        "intervention-that-claims-a-change",
+        "a component in `changed` has the same digest around it",
+        Intervened(
+            members=lambda ls: [line | {"changed": ["model.params"]} if "changed" in line else line for line in ls]
+        ),
+    )
+    yield log(
+        "intervention-before-its-step",
+        "`i` is the number of steps before it",
+        Intervened(members=lambda ls: [line | {"i": 2} if "changed" in line else line for line in ls]),
+    )
+    yield log(
+        "intervention-left-out-of-the-statement",
+        "the statement tells of no intervention",
+        Intervened(statement=lambda s: s["predicate"].pop("interventions")),
+        "LOG-STATEMENT",
+    )
+    yield log(
+        "branch-of-another-run",
+        "the statement names another run than the log",
+        Intervened(statement=lambda s: s["predicate"]["run"]["branch"].update(run="1" * 32)),
+        "LOG-STATEMENT",
+    )
+    yield log(
+        "observation-of-another-step",
+        "the file of an observation has the number of steps in its name",
+        Intervened(
+            members=lambda ls: [line | {"file": observation_name(1)} if line["t"] == "observe" else line for line in ls]
+        ),
+    )
+    yield log(
+        "observation-too-long",
+        "the log gives another length",
+        Intervened(members=lambda ls: [line | {"size": 9} if line["t"] == "observe" else line for line in ls]),
         "SIDE",
     )
     yield log(

@@ -7,6 +7,7 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L1 `documents`: frozen, strict models of every file that we read or write
 - L2 pure functions, no torch: `privacy`, `commitments` (salted digests and their openings), `merkle`, `contract` (the
   random streams of a log), `steplog`, `lineforms` (step lines that are like one before), `sidefiles`, `snapshots`,
+  `interventions` (their text form), `observations` (predictions on the probe),
   `divergence` (two step logs → the first difference), `checkpoints` (what a saved one loses, in words), `sizes` (how
   large it is), `norms` (how long a vector of weights is), `conformance` (a document and a JSON Schema → findings),
   `versions` (which schema a document asks for, and how an old one becomes a new one), `gathering` (a log → the facts

@@ -27,7 +27,7 @@ from trainmem_audit.documents.manifest import (
     Statement,
     is_listed,
 )
-from trainmem_audit.documents.steplog import Component
+from trainmem_audit.documents.steplog import Component, Study
 from trainmem_audit.envelope import seal
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.keys import Signer
@@ -81,7 +81,7 @@ def _own_files(log: LogSummary) -> set[str]:
     """Return the names of the files that the recorder writes: what else lies there is not its own."""
     copies = {file.file for file in log.files.values() if file.file}
     beside = (line.values.file for line in log.snapshots.values() if line.values is not None)
-    return {STEP_FILE, TENSOR_FILE, ORDER_FILE, *copies, *log.snapshots, *beside}
+    return {STEP_FILE, TENSOR_FILE, ORDER_FILE, *copies, *log.snapshots, *log.observations, *beside}
 
 
 def _sha256(path: Path) -> str:
@@ -108,6 +108,9 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         run |= {"finished": end.finished, "outcome": end.outcome, "exit_code": end.exit_code}
     if log.parent is not None:
         run["parent"] = log.parent
+    study = begin.study or Study()
+    if study.branch is not None:
+        run["branch"] = study.branch
     step_log = {
         "file": "steps.jsonl",
         "rank": begin.rank,
@@ -135,6 +138,13 @@ def manifest_members(log: LogSummary, extra: tuple[str, ...] = ()) -> dict[str, 
         "folders": tuple(log.folders.values()),
         "commitments": log.commitments,
         "step_logs": (step_log,),
+        "plan": study.plan,
+        "arm": study.arm,
+        "interventions": tuple(
+            {"step": line.i, **{name: getattr(line, name) for name in ("intervention", "changed", "note")}}
+            for line in log.interventions
+        )
+        or None,
         "snapshots": tuple(
             {name: getattr(line, name) for name in ("step", "file", "size", "values", "unchanged")}
             for line in log.snapshots.values()
@@ -202,7 +212,11 @@ def recover(run_dir: Path, signer: Signer, why: str = "the run was killed") -> R
             cut[DISCLOSURES] = size
         spoken_of = _own_files(log)
         for name in reader.names():
-            if log.end is None and name.startswith(("source/", "snapshots/")) and name not in spoken_of:
+            if (
+                log.end is None
+                and name.startswith(("source/", "snapshots/", "observations/"))
+                and name not in spoken_of
+            ):
                 cut[name] = reader.size(name)  # written, and then its line was not any more
                 reader.remove(name)
             elif _ASIDE.fullmatch(name.rpartition("/")[2]):

@@ -16,8 +16,19 @@ from typing import Any
 from trainmem_audit.canonical import canonical_bytes, component_digest, parse_float_text
 from trainmem_audit.contract import stream_digest
 from trainmem_audit.documents.findings import ComponentDifference, Difference, TensorDifference
-from trainmem_audit.documents.steplog import Begin, Component, End, Epoch, Inventory, Line, Loader, Step
+from trainmem_audit.documents.steplog import (
+    Begin,
+    Component,
+    End,
+    Epoch,
+    InterventionLine,
+    Inventory,
+    Line,
+    Loader,
+    Step,
+)
 from trainmem_audit.errors import FormatError
+from trainmem_audit.interventions import text_of
 from trainmem_audit.sidefiles import split_digests
 
 __all__ = ["GRADIENT_PATH", "Comparison", "Group", "TensorLookup", "groups", "tree_difference"]
@@ -80,6 +91,8 @@ _GRADS_EXPLANATION = (
 )
 
 
+_INTERVENTION = "intervention"
+_INTERVENTION_EXPLANATION = "The two runs were intervened on differently, so they are not two of the same run."
 _STATISTICS_EXPLANATION = (
     "The statistics of BatchNorm differ and nothing else does, neither loss nor update: their momentum, or whether a "
     "pass through the model updates them."
@@ -98,6 +111,7 @@ class Group:
     loaders: dict[str, Loader] = field(default_factory=dict)
     state: dict[str, str] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
+    interventions: list[InterventionLine] = field(default_factory=list)
     last: Step | End | None = None
     _weight: int = 0
 
@@ -119,8 +133,17 @@ class Group:
             )
         self.epochs.append(line)
 
+    def intervene(self, line: InterventionLine) -> None:
+        """Add an intervention."""
+        self._weight += 1 + len(line.state.before) + len(line.state.after) + len(line.rng.before) + len(line.rng.after)
+        if self._weight > MOST_EPOCHS:
+            raise FormatError(
+                "too many interventions without a step", where=f"step {line.i}", expected=f"at most {MOST_EPOCHS} names"
+            )
+        self.interventions.append(line)
+
     def __bool__(self) -> bool:
-        return bool(self.components or self.loaders or self.state or self.epochs or self.last)
+        return bool(self.components or self.loaders or self.state or self.epochs or self.interventions or self.last)
 
 
 def groups(lines: Iterable[Line]) -> Iterator[Group]:
@@ -132,6 +155,8 @@ def groups(lines: Iterable[Line]) -> Iterator[Group]:
                 group.take(line)
             case Epoch():
                 group.begin_epoch(line)
+            case InterventionLine():
+                group.intervene(line)
             case Step() | End():
                 group.last = line
                 yield group
@@ -270,6 +295,7 @@ class Comparison:
                 detail = f"at the start of epoch {a.epoch} of {a.loader}"
                 yield _Item(_START_RNG, name, "start", a_digest, b_digest, detail)
         yield from self._initial_state()
+        yield from _interventions(expected.interventions, got.interventions)
 
     def _loaders(self) -> Iterator[_Item]:
         left, right = self._sides
@@ -374,7 +400,9 @@ class Comparison:
             key=lambda item: (item.stage != "start", item.rank, not item.name.startswith("rng.torch"), item.name)
         )
         first = items[0]
-        if first.stage == "step" and first.name.endswith(".grads"):
+        if first.name == _INTERVENTION:
+            blame, explanation = first.name, _INTERVENTION_EXPLANATION
+        elif first.stage == "step" and first.name.endswith(".grads"):
             blame, explanation = first.name, _GRADS_EXPLANATION
         elif first.stage == "step" and first.rank >= _LOSS and any(item.rank != _BATCHNORM for item in items):
             blame, explanation = GRADIENT_PATH, _GRADIENT_EXPLANATION
@@ -436,6 +464,21 @@ class Comparison:
         return ComponentDifference.model_validate(
             {**members, "got": item.got, "detail": detail, "tensors": tensors, "tensors_known": bool(tensors)}
         )
+
+
+def _interventions(left: list[InterventionLine], right: list[InterventionLine]) -> Iterator[_Item]:
+    """What differs in the interventions before a step: which they are, and what they made of the state."""
+    if [(line.i, line.intervention) for line in left] != [(line.i, line.intervention) for line in right]:
+        texts = [" · ".join(text_of(line.intervention, line.i) for line in side)[:200] for side in (left, right)]
+        detail = "another intervention, or at another step"
+        yield _Item(_STRUCTURE, _INTERVENTION, "start", texts[0] or "none", texts[1] or "none", detail)
+        return
+    for a, b in zip(left, right, strict=True):
+        for when, x, y in (("before", a.state.before, b.state.before), ("after", a.state.after, b.state.after)):
+            for name in sorted(x.keys() & y.keys()):
+                if x[name] != y[name]:
+                    detail = f"right {when} the intervention {text_of(a.intervention, a.i)}"
+                    yield _Item(_rank(name), name, "start", x[name], y[name], detail)
 
 
 def _usual_cause(found: Difference, epoch_begins: bool) -> str:

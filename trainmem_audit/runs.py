@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainmem_audit import versions
 from trainmem_audit.canonical import loads_strict
@@ -13,18 +13,23 @@ from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, t
 from trainmem_audit.documents.checkpoints import Checkpoint, Parent
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Manifest, Statement, StepLog
-from trainmem_audit.documents.steplog import Inventory, Line, Snapshot, Step, parse_line
+from trainmem_audit.documents.steplog import Inventory, Line, Observe, Snapshot, Step, parse_line
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
+from trainmem_audit.observations import read_observation
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.sidefiles import find_frame
 from trainmem_audit.snapshots import SnapshotFile, SnapshotValues, snapshot_name
 from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
     "MAX_ENVELOPE",
     "around",
     "compare",
+    "observe_at",
     "open_snapshot",
     "open_values",
     "parent_of",
@@ -141,6 +146,20 @@ def open_snapshot(reader: RunReader, line: Snapshot) -> SnapshotFile:
         got = f"{reader.size(line.file)} bytes"
         raise FormatError("a snapshot of another length", where=line.file, expected=f"{line.size} bytes", got=got)
     return _snapshot(reader, line.file)
+
+
+def observe_at(reader: RunReader, line: Observe) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the predictions of an `observe` line by head.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, has another length than the log says, or is no observation.
+    """
+    if reader.size(line.file) != line.size:
+        got = f"{reader.size(line.file)} bytes"
+        raise FormatError("an observation of another length", where=line.file, expected=f"{line.size} bytes", got=got)
+    return read_observation(lambda: reader.open(line.file), line.size, line.file)
 
 
 def open_values(reader: RunReader, line: Snapshot) -> SnapshotValues | None:

@@ -14,6 +14,7 @@ from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.findings import Attestation, Opening, Signature
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.steplog import Component
+from trainmem_audit.interventions import text_of
 from trainmem_audit.report import command_line, package_order, run_seconds
 from trainmem_audit.segments import support_text
 from trainmem_audit.text import clip, columns, duration_text, safe_text, size_text
@@ -28,6 +29,7 @@ _MOST_LOADERS: Final = 2
 _MOST_LOGS: Final = 2
 _MOST_LEFT_OUT: Final = 2
 _MOST_ATTESTED: Final = 3
+_MOST_INTERVENTIONS: Final = 3
 _FACTS_FIRST: Final = ("git.commit", "git.dirty", "author", "git.remote")
 _TWO_LINES: Final = frozenset({"checkpoints", "command", "committed", "order", "packages"})
 """What may go on in a second line; everything else is cut off at the end of its own."""
@@ -66,6 +68,8 @@ def statement_text(
         ("packages", _packages(manifest)),
         ("inputs", f"{_count(manifest.inputs, 'file')}, {size_text(sum(item.bytes for item in manifest.inputs))}"),
         ("code", _listed([item.path for item in manifest.files])),
+        *_arm(manifest),
+        *_interventions(manifest),
         *_snapshots(manifest),
         *_checkpoints(manifest),
         *_commitments(openings),
@@ -213,6 +217,26 @@ def _checkpoints(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _parent(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if (parent := manifest.run.parent) is not None:
         yield "goes on from", f"run {parent.run}, after {parent.steps} steps, by its checkpoint {parent.sha256[:12]}"
+
+
+def _arm(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if (arm := manifest.arm) is not None:
+        stream = "" if arm.stream is None else f", noise stream {arm.stream}"
+        does = "" if arm.intervention is None else f": {arm.intervention}"
+        yield "arm", f"{arm.id}{does}, seed {arm.seed}{stream}"
+    if manifest.plan is not None:
+        yield "plan", f"sha256 {manifest.plan}"
+    if (branch := manifest.run.branch) is not None:
+        yield "branches from", f"run {branch.run}, after {branch.step} steps, chain {branch.chain_head[:12]}"
+
+
+def _interventions(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    made = manifest.interventions or ()
+    for index, item in enumerate(made[:_MOST_INTERVENTIONS]):
+        did = f"changed {' · '.join(item.changed)}" if item.changed else f"no-op: {item.note or 'nothing changed'}"
+        yield "" if index else "interventions", f"{text_of(item.intervention, item.step)}: {did}"
+    if len(made) > _MOST_INTERVENTIONS:
+        yield "", f"and {len(made) - _MOST_INTERVENTIONS} more"
 
 
 def _spans(steps: Sequence[int]) -> str:

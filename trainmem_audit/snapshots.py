@@ -229,9 +229,16 @@ class SnapshotFile:
         """Return the bytes of one tensor, or `None` if it is not there."""
         if component in self._others:
             return self._others[component].tensor(component, name)
-        place = self._places.get(f"{component}/{name}")
-        if place is None:
-            return None
+        key = f"{component}/{name}"
+        return self.raw(key) if key in self._places else None
+
+    def forms(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return the dtype (as the file spells it) and the shape of every tensor by its full name, in file order."""
+        return {key: place[:2] for key, place in self._places.items()}
+
+    def raw(self, key: str) -> bytes:
+        """Return the bytes of one tensor of `forms()`."""
+        place = self._places[key]
         with self._open() as file:
             self._skip(file, self._start + place[2])
             data = file.read(place[3] - place[2])

@@ -30,9 +30,11 @@ from trainmem_audit.documents.steplog import (
     Epoch,
     Folder,
     Input,
+    InterventionLine,
     Inventory,
     Line,
     Loader,
+    Observe,
     Seed,
     Snapshot,
     SourceFile,
@@ -43,6 +45,7 @@ from trainmem_audit.documents.steplog import (
 from trainmem_audit.errors import FormatError
 from trainmem_audit.lineforms import FittingStep, LineForms
 from trainmem_audit.merkle import MerkleTree
+from trainmem_audit.observations import observation_name
 from trainmem_audit.snapshots import snapshot_name, values_name
 
 __all__ = [
@@ -78,7 +81,8 @@ class LogSummary:
     """What a log says as a whole, gathered line by line, in memory that does not grow with the steps.
 
     Start states, loaders and files keep their first value; `components` keeps the latest header, `folders` too.
-    `checkpoints` keeps the last of each kind, with the steps before it and how many there were.
+    `checkpoints` keeps the last of each kind, with the steps before it and how many there were. `interventions` keeps
+    the lines without the digests in them.
     """
 
     begin: Begin | None = None
@@ -100,6 +104,8 @@ class LogSummary:
     folders: dict[str, Folder] = field(default_factory=dict)
     moves: StreamCollector = field(default_factory=StreamCollector)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    observations: dict[str, Observe] = field(default_factory=dict)
+    interventions: list[InterventionLine] = field(default_factory=list)
     commitments: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[str, tuple[Checkpoint, int, int]] = field(default_factory=dict)
     parent: Parent | None = None
@@ -120,6 +126,14 @@ class LogSummary:
             case Snapshot():
                 self.snapshots[line.file] = line
                 self._bound(len(self.snapshots))
+            case Observe():
+                self.observations[line.file] = line
+                self._bound(len(self.observations))
+            case InterventionLine():
+                self._parts += 1 + len(line.changed) + len(line.facts or {})
+                nothing = line.state.model_copy(update={"before": {}, "after": {}})
+                self.interventions.append(line.model_copy(update={"state": nothing, "rng": nothing, "values": None}))
+                self._bound(len(self.interventions))
             case End():
                 self.end = line
                 self.profiles["end"] = line.profile or {}
@@ -335,6 +349,14 @@ class LogReader(_Log):
                         got=line.file[:80],
                     )
                 self._references(line, where)
+            case InterventionLine():
+                self._position(line.i, where)
+                self._acted(line, where)
+            case Observe():
+                self._position(line.i, where)
+                if line.file != observation_name(line.i) or line.file in log.observations:
+                    message, expected = "an observation out of its place", observation_name(line.i)
+                    raise FormatError(message, where=where, expected=expected, got=line.file[:80])
             case End():
                 self._position(line.i, where)
                 self._states(line, where)
@@ -375,8 +397,28 @@ class LogReader(_Log):
     def _states(self, line: Step | End, where: str) -> None:
         self._known(line.state, self.summary.components, where)
         self._known(line.rng, self.summary.streams, where)
-        for name, values in (line.values or {}).items():
-            if name not in line.state or value_digest(values).hex() != line.state[name]:
+        self._have_digests(line.values, line.state, where)
+
+    def _acted(self, line: InterventionLine, where: str) -> None:
+        """Demand that the names of an intervention are known, and that `changed` says what the digests say."""
+        before, after = line.state.before, line.state.after
+        for states in (before, after):
+            self._known(states, self.summary.components, where)
+        for rng in (line.rng.before, line.rng.after):
+            self._known(rng, self.summary.streams, where)
+        differ = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        named = {*line.changed}
+        if odd := sorted(named - differ):
+            raise FormatError("a component that did not change is called changed", where=where, got=odd[0][:80])
+        if differ and not named:
+            message, got = "an intervention that changed something says that it did not", sorted(differ)[0][:80]
+            raise FormatError(message, where=where, expected="a component in `changed`", got=got)
+        self._have_digests(line.values, after, where)
+
+    @staticmethod
+    def _have_digests(values: dict[str, Any] | None, state: dict[str, str], where: str) -> None:
+        for name, value in (values or {}).items():
+            if name not in state or value_digest(value).hex() != state[name]:
                 raise FormatError("the values of a component do not have its digest", where=where, got=name)
 
     @staticmethod

@@ -43,13 +43,13 @@ from trainmem_audit.documents.manifest import (
     Statement,
     is_listed,
 )
-from trainmem_audit.documents.steplog import Component, Line, Snapshot, Step
+from trainmem_audit.documents.steplog import Component, Line, Observe, Snapshot, Step
 from trainmem_audit.envelope import Envelope, form_findings, parse_envelope, verifiers
 from trainmem_audit.errors import FormatError, KeyFileError, TrainmemAuditError, UsageError, VersionError
 from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.rundir import RunReader
-from trainmem_audit.runs import MAX_ENVELOPE, open_snapshot, open_values
+from trainmem_audit.runs import MAX_ENVELOPE, observe_at, open_snapshot, open_values
 from trainmem_audit.segments import support_text
 from trainmem_audit.sidefiles import OrderFile, TensorFile
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, LogSummary, iter_lines
@@ -464,6 +464,8 @@ def _check_log(
                     kept += side.check(line, log)
                 elif isinstance(line, Snapshot):
                     side.check_snapshot(line, log.summary.components)
+                elif isinstance(line, Observe):
+                    side.check_observation(line)
         except FormatError as error:
             _fail(found, 6, error.message, [_finding("LOG", error)])
             return
@@ -480,6 +482,8 @@ def _check_log(
     else:
         samples = found.log.indexed_samples
         snapshots = f"; {len(found.log.snapshots)} snapshots" if found.log.snapshots else ""
+        if found.log.observations:
+            snapshots += f"; {len(found.log.observations)} observations"
         if statement.predicate.segments is not None:
             snapshots += f"; {support_text(statement.predicate.segments)}"
         _pass(found, 7, f"tensor digests of {kept} of {found.log.steps} steps; {samples} sample indices{snapshots}")
@@ -542,6 +546,14 @@ class _SideFiles:
             }
         except FormatError as error:
             self.error = error
+
+    def check_observation(self, line: Observe) -> None:
+        """Check that predictions are there, of the length that the log says, in their form."""
+        if self.error is None:
+            try:
+                observe_at(self._reader, line)
+            except FormatError as error:
+                self.error = error
 
     def finish(self) -> None:
         try:

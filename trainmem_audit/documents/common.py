@@ -21,6 +21,7 @@ __all__ = [
     "Flag",
     "FloatText",
     "Integer",
+    "IntegerText",
     "Name",
     "OpenDocument",
     "RelPath",
@@ -63,6 +64,9 @@ Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """A number of things."""
 Integer = Annotated[int, Field(ge=-(2**53 - 1), le=2**53 - 1)]
 """An integer that every JSON reader takes as it is; a larger one is text."""
+
+IntegerText = Annotated[str, Field(max_length=400, pattern=r"^(0|-?[1-9][0-9]*)$")]
+"""An integer that may exceed 2^53, as decimal text."""
 
 
 def _true(value: bool) -> bool:

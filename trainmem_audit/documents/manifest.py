@@ -22,6 +22,7 @@ from trainmem_audit.documents.common import (
     Timestamp,
 )
 from trainmem_audit.documents.contract import RngContract
+from trainmem_audit.documents.interventions import Arm, Branch, Intervention
 from trainmem_audit.documents.steplog import (
     MOST_FOLDERS,
     Command,
@@ -30,6 +31,7 @@ from trainmem_audit.documents.steplog import (
     Folder,
     Input,
     KeptFile,
+    LineText,
     Loader,
     Producer,
     Seed,
@@ -45,6 +47,7 @@ __all__ = [
     "STATEMENT_TYPE",
     "UNLISTED",
     "DerivedFrom",
+    "MadeIntervention",
     "Manifest",
     "Run",
     "SegmentSupport",
@@ -93,6 +96,7 @@ class Run(Document):
     outcome: Literal["finished", "raised", "exited", "interrupted", "killed"]
     exit_code: ExitCode | None = None
     parent: Parent | None = None
+    branch: Branch | None = None
 
 
 class StepLog(Document):
@@ -115,6 +119,15 @@ class Snapshot(Document):
     size: Count
     values: KeptFile | None = None
     unchanged: dict[Name, Count] | None = None
+
+
+class MadeIntervention(Document):
+    """One intervention, as its line in the log has it: after how many steps, what, and what it changed."""
+
+    step: Count
+    intervention: Intervention
+    changed: Sequence[Name]
+    note: LineText | None = None
 
 
 class SegmentSupport(Document):
@@ -152,6 +165,9 @@ class Manifest(Document):
     files: Sequence[SourceFile]
     folders: Annotated[Sequence[Folder], Field(max_length=MOST_FOLDERS)] = ()
     step_logs: Annotated[Sequence[StepLog], Field(min_length=1)]
+    plan: Digest | None = None
+    arm: Arm | None = None
+    interventions: Annotated[Sequence[MadeIntervention], Field(min_length=1)] | None = None
     snapshots: Sequence[Snapshot] = ()
     checkpoints: Annotated[Sequence[CheckpointSummary], Field(min_length=1, max_length=2)] | None = None
     segments: SegmentSupport | None = None

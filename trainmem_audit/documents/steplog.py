@@ -1,7 +1,7 @@
 """The lines of `steps.jsonl` (`schema/README.md` § step log).
 
 Every line is one JSON object in RFC 8785 form whose first member is `chain`. A log is `begin`, then any number of
-`inventory`, `epoch` and `step` lines, then `end`; a killed run has no `end`.
+other lines, then `end`; a killed run has no `end`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from trainmem_audit.documents.common import (
     Timestamp,
 )
 from trainmem_audit.documents.declared import DeclaredContract, Purpose
+from trainmem_audit.documents.interventions import Arm, Branch, Intervention, Window
 from trainmem_audit.errors import FormatError
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "MOST_FOLDERS",
     "MOST_NAMES",
     "Argument",
+    "AroundDigests",
     "Begin",
     "Command",
     "Component",
@@ -43,16 +45,20 @@ __all__ = [
     "Epoch",
     "Folder",
     "Input",
+    "InterventionLine",
     "Inventory",
     "Line",
     "Loader",
+    "Observe",
     "Order",
+    "OrderChange",
     "Producer",
     "Resumed",
     "Seed",
     "SourceFile",
     "Step",
     "Stream",
+    "Study",
     "Unknown",
     "WorkerStart",
     "parse_line",
@@ -63,10 +69,13 @@ LOG_FORMAT = "trainmem-audit/step-log/v1"
 Base64 = Annotated[str, Field(max_length=2**20, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 CommandText = Annotated[str, Field(max_length=2**20, pattern=r"^[^\x00]*$")]
 """What can stand on a command line."""
+MOST_INTERVENTIONS = 1000
+"""How many interventions a run may be told to make."""
 MOST_FOLDERS = 1000
 MOST_NAMES = 1000
 MOST_NUMBERS = 64
 """How many directories are listed in a record, how many names of one of them, and how many numbers of a data set."""
+LineText = Annotated[str, Field(max_length=1000)]
 Values = dict[Name, Any]
 """The values of a component that is no tensor: nested objects and lists of `Scalar`, floats as `FloatText`."""
 
@@ -97,13 +106,17 @@ class Argument(Document):
 
 
 class Command(Document):
-    """What was run. `entry` is a script path (`{cwd}/…`, or `{script}/…` outside of it) or a module name."""
+    """What was run. `entry` is a script path (`{cwd}/…`, or `{script}/…` outside of it) or a module name.
+
+    `interventions` are those that the recorder was told to make, in their text form.
+    """
 
     kind: Literal["script", "module", "library"]
     entry: RelPath
     arguments: Sequence[Argument] = ()
     hash_seed: Annotated[str, Field(pattern=r"^([0-9]{1,10}|random)$")]
     interpreter_options: Sequence[Name] = ()
+    interventions: Annotated[Sequence[CommandText], Field(min_length=1, max_length=MOST_INTERVENTIONS)] | None = None
 
 
 class Environment(Document):
@@ -223,6 +236,14 @@ class WorkerStart(Document):
     consumed: Sequence[Name] = ()
 
 
+class Study(Document):
+    """What a run is within a study: SHA-256 of the plan, which arm, and where it left the run that arms share."""
+
+    plan: Digest | None = None
+    arm: Arm | None = None
+    branch: Branch | None = None
+
+
 class Begin(Document):
     """The first line: what is known before the script runs."""
 
@@ -240,6 +261,7 @@ class Begin(Document):
     streams: dict[Name, Stream]
     tensor_budget: Count
     declared_contract: DeclaredContract | None = None
+    study: Study | None = None
     extensions: Extensions | None = None
 
 
@@ -353,6 +375,59 @@ class Snapshot(Document):
         return self.i - 1
 
 
+class AroundDigests(Document):
+    """Digests right before and right after an intervention, by the names of what they are of."""
+
+    before: dict[Name, Digest]
+    after: dict[Name, Digest]
+
+
+class OrderChange(Document):
+    """What an intervention on the order did to the batches to come.
+
+    `multiset` is BLAKE3 of the sorted sample indices of the windows, `before` and `after` of all that were planned.
+    """
+
+    windows: Annotated[Sequence[Window], Field(min_length=1, max_length=2)] | None = None
+    multiset: Digest | None = None
+    before: Digest | None = None
+    after: Digest | None = None
+
+
+class InterventionLine(Document):
+    """Something was done between step `i` - 1 and step `i`; all components and streams are here (decision 0055).
+
+    `changed` are the components that differ, without those that share all that changed with one that is named. It is
+    empty for a no-op, and `note` says why.
+    """
+
+    kind: ClassVar[str] = "intervention"
+    chain: Digest
+    t: Literal["intervention"]
+    i: Count
+    intervention: Intervention
+    state: AroundDigests
+    rng: AroundDigests
+    changed: Sequence[Name]
+    order: OrderChange | None = None
+    facts: Annotated[dict[Name, LineText], Field(max_length=64)] | None = None
+    note: LineText | None = None
+    values: dict[Name, Values] | None = None
+    extensions: Extensions | None = None
+
+
+class Observe(Document):
+    """Predictions on the probe after `i` steps are in `file`, which has `size` bytes (`observations`)."""
+
+    kind: ClassVar[str] = "observe"
+    chain: Digest
+    t: Literal["observe"]
+    i: Count
+    file: RelPath
+    size: Count
+    extensions: Extensions | None = None
+
+
 class End(Document):
     """The last line of a run that ended by itself."""
 
@@ -378,9 +453,10 @@ class Unknown(OpenDocument):
     t: Name
 
 
-Line = Begin | Inventory | Epoch | Step | Snapshot | End | Unknown
-LINE_TYPES: dict[str, type[Begin | Inventory | Epoch | Step | Snapshot | End]] = {
-    model.kind: model for model in (Begin, Inventory, Epoch, Step, Snapshot, End)
+Known = Begin | Inventory | Epoch | Step | Snapshot | InterventionLine | Observe | End
+Line = Known | Unknown
+LINE_TYPES: dict[str, type[Known]] = {
+    model.kind: model for model in (Begin, Inventory, Epoch, Step, Snapshot, InterventionLine, Observe, End)
 }
 
 
