@@ -78,17 +78,29 @@ def load_data() -> tuple[Digits, Digits]:
     return train_set, test_set
 
 
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    images: Tensor,
+    labels: Tensor,
+) -> float:
+    """Take one step on a batch and return its mean loss."""
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    scheduler.step()
+    return loss.item()
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Return the mean loss and the accuracy on `loader`."""
+def evaluate(model: nn.Module, data: Digits) -> tuple[float, float]:
+    """Return the mean loss and the accuracy on `data`."""
     model.eval()
-    loss, correct, count = 0.0, 0, 0
-    for images, labels in loader:
-        logits = model(images)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        count += len(labels)
-    return loss / count, correct / count
+    logits = model(data.images)
+    accuracy = (logits.argmax(dim=1) == data.labels).float().mean()
+    return F.cross_entropy(logits, data.labels).item(), accuracy.item()
 
 
 def main() -> None:
@@ -97,7 +109,6 @@ def main() -> None:
 
     train_set, test_set = load_data()
     train_loader = DataLoader(train_set, batch_size=args.batch_size, shuffle=True)
-    test_loader = DataLoader(test_set, batch_size=256)
 
     model = Net(args.dropout)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
@@ -107,13 +118,8 @@ def main() -> None:
         model.train()
         train_loss = 0.0
         for images, labels in train_loader:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            train_loss += loss.item() * len(labels)
-        test_loss, accuracy = evaluate(model, test_loader)
+            train_loss += train_step(model, optimizer, scheduler, images, labels) * len(labels)
+        test_loss, accuracy = evaluate(model, test_set)
         print(
             f"epoch {epoch + 1}/{args.epochs}"
             f"  train loss {train_loss / len(train_set):.4f}"

@@ -108,10 +108,12 @@ class Argument(Document):
 class Command(Document):
     """What was run. `entry` is a script path (`{cwd}/…`, or `{script}/…` outside of it) or a module name.
 
+    That of a program is followed by a colon and the name of a function.
+
     `interventions` are those that the recorder was told to make, in their text form.
     """
 
-    kind: Literal["script", "module", "library"]
+    kind: Literal["script", "module", "library", "program"]
     entry: RelPath
     arguments: Sequence[Argument] = ()
     hash_seed: Annotated[str, Field(pattern=r"^([0-9]{1,10}|random)$")]
