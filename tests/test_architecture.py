@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
-    ("digests", "sources", "recording", "replaying", "programs", "pinning"),
+    ("digests", "sources", "intervening", "recording", "replaying", "programs", "pinning"),
     (
         "verify",
         "compliance",
