@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "sidefiles",
         ),
         *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
+        *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
     ("digests", "sources", "intervening", "recording", "replaying", "programs", "pinning"),
