@@ -15,9 +15,9 @@ import torch
 
 from trainmem_audit.arrays import ArrayFile
 from trainmem_audit.errors import RecordingError
+from trainmem_audit.observations import observation_name
 from trainmem_audit.recording.memory import Memory
 from trainmem_audit.recording.observing import aside, write_observation
-from trainmem_audit.observations import observation_name
 from trainmem_audit.sources.streams import StreamSet
 
 __all__ = ["Probing"]

@@ -222,7 +222,7 @@ class Runner:
         self._settle(work)
         summary = self._log.summary
         missing = [name for name in work.arms() if self._is_missing(name, summary)]
-        progress = Progress(len(work.arms()), len(summary.finished), len(summary.failed), len(summary.finished))
+        progress = Progress(len(work.arms()), len(summary.finished), len(summary.failed))
         self._show(progress)
         interrupted = False
         if missing:
@@ -276,6 +276,7 @@ class Runner:
         units = work.units(missing, present)
         open_units: dict[int, Unit] = {}
         progress.failed -= sum(name in self._log.summary.failed for name in missing)
+        progress.kept = progress.finished + progress.failed
         while True:
             while pool.pending < workers and (unit := next(units, None)) is not None:
                 open_units[pool.submit(unit.job)] = unit
