@@ -121,11 +121,12 @@ def _require_torch() -> None:
 def _work(declared: Declared, directory: Path, signer: Any, links: tuple[Path, ...]) -> Work:
     from trainmem_audit.documents.declared import find_contract
     from trainmem_audit.recording.provenance import facts
+    from trainmem_audit.study.blocks import BlockWork
     from trainmem_audit.study.scripts import ScriptWork
 
     plan, source = declared.plan, declared.directory
     if plan.program.kind == "factory":
-        raise UsageError("programs cannot be run yet", where="program.entry", expected="a script, or a module")
+        return BlockWork(plan, source, directory, signer)
     contract = find_contract(None, source)
     known = facts(source, None if plan.program.kind == "module" else source / plan.program.entry)
     return ScriptWork(plan, source, directory, signer, links, known, None if contract is None else contract.to_json())

@@ -96,11 +96,11 @@ class _Worker:
         self.job = number
         self.connection.send_bytes(pickle.dumps(job))
 
-    def end(self, grace: float) -> None:
-        """End the process and its group: by closing what it watches, then by force."""
+    def end(self) -> None:
+        """End the process: it ends what it has started and then itself once what it watches is closed; else by force."""
         os.close(self._held)
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(grace)
+            self.process.wait(_GRACE)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -154,7 +154,7 @@ class LocalPool:
         self._waiting.clear()
         workers, self._workers = self._workers, []
         for worker in workers:
-            worker.end(0.0 if worker.job is not None else _GRACE)
+            worker.end()
 
     def _read(self, worker: _Worker) -> list[Message]:
         messages = []
@@ -168,7 +168,7 @@ class LocalPool:
                     worker.job = None
         except (EOFError, OSError):
             self._workers.remove(worker)
-            worker.end(_GRACE)
+            worker.end()
             messages.append(Message(number, "died", _how_it_ended(worker.process.returncode)))
         return messages
 
@@ -185,7 +185,7 @@ class LocalPool:
                 idle.give(number, job)
             except OSError:  # it died while it had nothing to do
                 self._workers.remove(idle)
-                idle.end(0.0)
+                idle.end()
                 self._waiting.appendleft((number, job))
 
 

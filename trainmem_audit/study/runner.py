@@ -61,12 +61,12 @@ class Work(Protocol):
         """Return the ids of all arms, shared prefixes too."""
         ...
 
-    def units(self, missing: Sequence[str], present: Sequence[str]) -> Iterator[Unit]:
-        """Yield jobs that make the missing arms; `present` are there."""
+    def units(self, missing: Sequence[str], threads: int) -> Iterator[Unit]:
+        """Yield jobs that make the missing arms, each computed with so many threads."""
         ...
 
-    def unusable(self, present: Sequence[str], missing: Sequence[str]) -> Mapping[str, str]:
-        """Return which of the present arms cannot stay when those others are made anew, and why."""
+    def unusable(self, missing: Sequence[str]) -> Mapping[str, str]:
+        """Return which other arms cannot stay when these are made anew, and why."""
         ...
 
 
@@ -251,8 +251,9 @@ class Runner:
         self._sweep()
         summary = self._log.summary
         missing = [name for name in work.arms() if self._is_missing(name, summary)]
-        for name, reason in work.unusable(list(summary.finished), missing).items():
-            self._fail(name, reason, again=True)
+        for name, reason in work.unusable(missing).items():
+            if name in summary.finished:
+                self._fail(name, reason, again=True)
 
     def _sweep(self) -> None:
         """List what lies there without a line: a kill came between the two."""
@@ -272,8 +273,9 @@ class Runner:
     # (3) Jobs ------------------------------------------------------------------------------------------------------
 
     def _hand_out(self, pool: Executor, workers: int, work: Work, missing: list[str], progress: Progress) -> None:
-        present = [name for name in work.arms() if name not in set(missing)]
-        units = work.units(missing, present)
+        begin = self._log.summary.begin
+        assert begin is not None
+        units = work.units(missing, begin.threads)
         open_units: dict[int, Unit] = {}
         progress.failed -= sum(name in self._log.summary.failed for name in missing)
         progress.kept = progress.finished + progress.failed

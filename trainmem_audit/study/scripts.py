@@ -30,7 +30,7 @@ from trainmem_audit.study.executor import Job
 from trainmem_audit.study.layout import ARMS, PROBE_FILE, WORK
 from trainmem_audit.study.ledger import workers_lock
 from trainmem_audit.study.runner import Unit
-from trainmem_audit.study.streams import HASH_SEED, fork_of, start_nonce
+from trainmem_audit.study.streams import HASH_SEED, fork_of
 from trainmem_audit.study.worker import GROUPS
 from trainmem_audit.twice.tree import Trees
 
@@ -86,14 +86,14 @@ class ScriptWork:
         """Return the ids of all arms."""
         return tuple(map(str, self._plan.arms()))
 
-    def units(self, missing: Sequence[str], present: Sequence[str]) -> Iterator[Unit]:
+    def units(self, missing: Sequence[str], threads: int) -> Iterator[Unit]:
         """Yield a job for each missing arm."""
         wanted = set(missing)
         for arm in self._plan.arms():
             if str(arm) in wanted:
                 yield Unit(Job(_TASK, ScriptArm(arm=arm, **self._common)), (str(arm),))  # type: ignore[arg-type]
 
-    def unusable(self, present: Sequence[str], missing: Sequence[str]) -> Mapping[str, str]:
+    def unusable(self, missing: Sequence[str]) -> Mapping[str, str]:
         """Return nothing: reruns are independent of one another."""
         return {}
 
@@ -170,15 +170,12 @@ def _shortfall(plan: Plan, arm: ArmName, log: LogSummary) -> str:
 
 def planned(plan: Plan, arm: ArmName) -> list[str]:
     """Return the text forms of all that is done at the branch of an arm: the fork of its stream, then what acts."""
-    acting = plan.acting(arm.intervention)
-    fork = [] if arm.stream == 0 else [fork_of(plan, arm)]
-    return [text_of(item, arm.branch) for item in (*fork, *acting)]
+    return [text_of(item, arm.branch) for item in (*fork_of(plan, arm), *plan.acting(arm.intervention))]
 
 
 def _order(work: ScriptArm, plan: Plan, run_dir: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
     program = plan.program
     kind = "module" if program.kind == "module" else "script"
-    start = start_nonce(plan, work.arm.seed)
     command = Command.model_validate(
         {
             "kind": kind,
@@ -199,7 +196,7 @@ def _order(work: ScriptArm, plan: Plan, run_dir: Path, tree: Path, arguments: li
         "nonce": secrets.token_hex(16),
         "command": command.to_json(),
         "quiet": True,
-        "starts": dict.fromkeys(_STREAMS, start),
+        "starts": dict.fromkeys(_STREAMS, plan.seeds[work.arm.seed]),
         "facts": work.facts,
         "contract": work.contract,
         "study": {
