@@ -97,7 +97,7 @@ class _Worker:
         self.connection.send_bytes(pickle.dumps(job))
 
     def end(self) -> None:
-        """End the process: it ends what it has started and then itself once what it watches is closed; else by force."""
+        """End the process: once what it watches is closed it ends what it has started, then itself; else by force."""
         os.close(self._held)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_GRACE)
