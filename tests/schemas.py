@@ -22,6 +22,7 @@ from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.compliance import Compliance
 from trainmem_audit.documents.contract import RngContract
 from trainmem_audit.documents.disclosures import Disclosures
+from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
@@ -50,6 +51,7 @@ PAIRS = (
     Pair("checklist", Checklist),
     Pair("findings", Codes),
     Pair("compliance", Compliance),
+    Pair("estimates", Estimates),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
 )
 
@@ -61,6 +63,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "checklist": lambda data: Checklist.parse(data, "vector"),
     "findings": lambda data: Codes.parse(data, "vector"),
     "compliance": lambda data: Compliance.parse(data, "vector"),
+    "estimates": lambda data: Estimates.parse(data, "vector"),
     "step-log": lambda data: _read_line(data),
 }
 """What our code reads a document with; it raises `FormatError` where the document is not valid."""

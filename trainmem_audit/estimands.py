@@ -159,6 +159,7 @@ def seed_floor(pairs: Mapping[tuple[int, int], float]) -> tuple[float, dict[int,
 _TAUS: Final = 241
 _REFINED: Final = 41
 _ROUNDS: Final = 3
+_CURVES_AT_ONCE: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -186,13 +187,18 @@ def fit_decay(horizons: Sequence[int], curves: NDArray[Any]) -> list[Decay]:
     steps, y = steps[keep], np.asarray(curves, np.float64).reshape(-1, len(keep))[:, keep]
     if len(steps) < 3:
         return [Decay(math.nan, math.nan, "none") for _ in y]
+    found = (_fit(steps, y[start : start + _CURVES_AT_ONCE]) for start in range(0, len(y), _CURVES_AT_ONCE))
+    return [decay for some in found for decay in some]
+
+
+def _fit(steps: Floats, y: Floats) -> list[Decay]:
     low, high = float(elementary.log(steps.min() / 4)), float(elementary.log(steps.max() * 100))
-    grid = np.broadcast_to(low + (high - low) * np.arange(_TAUS) / (_TAUS - 1), (len(y), _TAUS))
+    grid = low + (high - low) * np.arange(_TAUS)[None, :] / (_TAUS - 1)
     step = (high - low) / (_TAUS - 1)
     rows = np.arange(len(y))
     for _ in range(_ROUNDS):
         best = np.argmax(_gain(steps, y, grid)[0], axis=1)
-        centre = grid[rows, best]
+        centre = np.broadcast_to(grid, (len(y), grid.shape[1]))[rows, best]
         grid = np.clip(centre[:, None] + step * np.linspace(-1, 1, _REFINED), low, high)
         step *= 2 / (_REFINED - 1)
     gains, amplitudes = _gain(steps, y, grid)
@@ -204,7 +210,8 @@ def fit_decay(horizons: Sequence[int], curves: NDArray[Any]) -> list[Decay]:
 def _gain(steps: Floats, y: Floats, log_taus: Floats) -> tuple[Floats, Floats]:
     """Return what a fit with each τ explains of the sum of squares, and its amplitude; summed in order."""
     rates = elementary.exp(-log_taus)
-    cross, square = np.zeros_like(rates), np.zeros_like(rates)
+    cross: Floats = np.zeros((len(y), log_taus.shape[1]))
+    square: Floats = np.zeros_like(rates)
     for number, step in enumerate(steps):
         falling = elementary.exp(-step * rates)
         cross += y[:, number, None] * falling

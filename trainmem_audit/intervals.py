@@ -492,7 +492,7 @@ def simulated_coverage(method: str, units: int, skew: float) -> float:
         return math.nan
     row = bins[str(max(known))]
     size = 0.0 if math.isnan(skew) else abs(skew)
-    chosen = next((i for i, edge in enumerate(table["skewnessEdges"]) if size <= edge), len(row) - 1)
+    chosen = next((i for i, edge in enumerate(table["skewnessTenths"]) if size <= edge / 10), len(row) - 1)
     filled = [i for i, cell in enumerate(row) if cell >= 0]
     nearest = min(filled, key=lambda i: abs(i - min(chosen, len(row) - 1)), default=None)
     return math.nan if nearest is None else row[nearest] / 10_000
