@@ -27,7 +27,7 @@ for each example. Not here: which arms are compared (`estimands`), and how sure 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -36,10 +36,20 @@ from numpy.typing import NDArray
 from trainmem_audit import elementary
 from trainmem_audit.errors import FormatError
 
-__all__ = ["CALIBRATION_BINS", "DISTANCES", "FUNCTIONALS", "TASKS", "bit_equal", "distance", "functional", "supports"]
+__all__ = [
+    "CALIBRATION_BINS",
+    "DISTANCES",
+    "FUNCTIONALS",
+    "TASKS",
+    "bit_equal",
+    "distance",
+    "functional",
+    "pairwise",
+    "supports",
+]
 
 Floats = NDArray[np.float64]
-Pieces = Iterator[tuple[Floats, Floats]]
+Array = NDArray[Any]
 
 TASKS: Final = ("classification", "regression", "language-model")
 CALIBRATION_BINS: Final = 15
@@ -60,7 +70,7 @@ def supports(kind: str, task: str) -> bool:
     return task in TASKS and kind in (*DISTANCES, *FUNCTIONALS)
 
 
-def distance(kind: str, task: str, one: NDArray[Any], other: NDArray[Any]) -> float:
+def distance(kind: str, task: str, one: Array, other: Array) -> float:
     """Return the mean distance of two sets of predictions on the same probe.
 
     Raises
@@ -68,14 +78,37 @@ def distance(kind: str, task: str, one: NDArray[Any], other: NDArray[Any]) -> fl
     FormatError
         If the kind is no distance for this task, or the shapes differ or are none that the task has.
     """
+    return pairwise(kind, task, [one, other], [(0, 1)])[0]
+
+
+def pairwise(kind: str, task: str, predictions: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the distances of many pairs among some sets of predictions, each of which is then looked at only once.
+
+    Raises
+    ------
+    FormatError
+        As `distance`.
+    """
     _check(kind, task, DISTANCES)
-    if one.shape != other.shape:
-        raise FormatError("two predictions on one probe have one shape", expected=str(one.shape), got=str(other.shape))
-    a, b = _rows(one, task), _rows(other, task)
+    for one in predictions:
+        if one.shape != predictions[0].shape:
+            shapes = {"expected": str(predictions[0].shape), "got": str(one.shape)}
+            raise FormatError("predictions on one probe have one shape", **shapes)
+    rows = [_rows(one, task) for one in predictions]
+    if not pairs:
+        return []
+    view, measure = DISTANCES[kind]
     if task == "regression":
-        return _root(_mean_square(a, b))
-    measure = DISTANCES[kind]
-    return elementary.mean(value for left, right in _pieces(a, b) for value in measure(left, right).tolist())
+        view, measure = _as_they_are, _square
+    found: list[list[Floats]] = [[] for _ in pairs]
+    with np.errstate(all="ignore"):  # a run that diverged has a distance that is no number, or infinite
+        for span in _spans(rows[0]):
+            views = [view(one[span].astype(np.float64)) for one in rows]
+            for (a, b), values in zip(pairs, found, strict=True):
+                values.append(measure(views[a], views[b]))
+    if task == "regression":
+        return [_root(elementary.total(np.concatenate(values)) / rows[0].size) for values in found]
+    return [elementary.mean(np.concatenate(values)) for values in found]
 
 
 def functional(kind: str, task: str, predictions: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -92,7 +125,9 @@ def functional(kind: str, task: str, predictions: NDArray[Any], targets: NDArray
         values = _rows(targets, task)
         if values.shape != rows.shape:
             raise FormatError("targets of another shape", expected=str(predictions.shape), got=str(targets.shape))
-        return _mean_square(rows, values)
+        with np.errstate(all="ignore"):
+            spans = [_square(rows[s].astype(np.float64), values[s].astype(np.float64)) for s in _spans(rows)]
+        return elementary.total(np.concatenate(spans)) / rows.size
     labels = _labels(targets, predictions.shape[:-1] if task == "language-model" else predictions.shape[:1], rows)
     return FUNCTIONALS[kind](rows, labels)
 
@@ -136,73 +171,76 @@ def _spans(rows: NDArray[Any]) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(rows), step))
 
 
-def _pieces(a: NDArray[Any], b: NDArray[Any]) -> Pieces:
-    for span in _spans(a):
-        yield a[span].astype(np.float64), b[span].astype(np.float64)
-
-
-def _mean_square(a: NDArray[Any], b: NDArray[Any]) -> float:
-    with np.errstate(all="ignore"):
-        sums = [value for x, y in _pieces(a, b) for value in np.square(x - y).sum(axis=1).tolist()]
-    return elementary.total(sums) / a.size
-
-
 def _root(value: float) -> float:
     return math.sqrt(value) if value >= 0 else math.nan
 
 
-def _log_softmax(logits: Floats) -> tuple[Floats, Floats]:
-    """Return (log-probabilities, probabilities) of each row."""
+def _softmax(logits: Floats) -> Floats:
+    powers = elementary.exp(logits - logits.max(axis=1, keepdims=True))
+    found: Floats = powers / powers.sum(axis=1, keepdims=True)  # summed pairwise along memory: one order everywhere
+    return found
+
+
+def _log_softmax(logits: Floats) -> Floats:
     with np.errstate(all="ignore"):
         shifted = logits - logits.max(axis=1, keepdims=True)
-        powers = elementary.exp(shifted)
-        sums = powers.sum(axis=1, keepdims=True)  # pairwise along memory: one order everywhere
-        return shifted - elementary.log(sums), powers / sums
+        found: Floats = shifted - elementary.log(elementary.exp(shifted).sum(axis=1, keepdims=True))
+    return found
 
 
-def _total_variation(a: Floats, b: Floats) -> Floats:
-    p, q = _log_softmax(a)[1], _log_softmax(b)[1]
+def _root_of_softmax(logits: Floats) -> Floats:
+    return np.sqrt(_softmax(logits))
+
+
+def _as_they_are(logits: Floats) -> Floats:
+    return logits
+
+
+def _first_choice(logits: Floats) -> Floats:
+    return np.where(np.isnan(logits).any(axis=1), np.nan, logits.argmax(axis=1).astype(np.float64))
+
+
+def _total_variation(p: Floats, q: Floats) -> Floats:
     found: Floats = np.minimum(np.abs(p - q).sum(axis=1) / 2, 1.0)
     return found
 
 
-def _jensen_shannon(a: Floats, b: Floats) -> Floats:
+def _jensen_shannon(p: Floats, q: Floats) -> Floats:
     """Σ (p + q)/4 · g((p − q)/(p + q)) / ln 2 with g(u) = (1 + u) log(1 + u) + (1 − u) log(1 − u): never below 0."""
-    p, q = _log_softmax(a)[1], _log_softmax(b)[1]
     both = p + q
-    with np.errstate(all="ignore"):
-        u = np.where(both == 0, 0.0, np.abs(p - q) / both)
-        square = u * u
-        series = np.full_like(u, _SERIES[0])
-        for term in _SERIES[1:]:
-            series = series * square + term
-        direct = (1 + u) * elementary.log(1 + u) + np.where(u == 1, 0.0, (1 - u) * elementary.log(1 - u))
-        g = np.where(u < 0.125, series * square, direct)
+    u = np.where(both == 0, 0.0, np.abs(p - q) / both)
+    square = u * u
+    series = np.full_like(u, _SERIES[0])
+    for term in _SERIES[1:]:
+        series = series * square + term
+    direct = (1 + u) * elementary.log(1 + u) + np.where(u == 1, 0.0, (1 - u) * elementary.log(1 - u))
+    g = np.where(u < 0.125, series * square, direct)
     found: Floats = np.minimum((both * g).sum(axis=1) / (4 * elementary.log_of(2.0)), 1.0)
     return found
 
 
-def _hellinger(a: Floats, b: Floats) -> Floats:
-    p, q = _log_softmax(a)[1], _log_softmax(b)[1]
-    found: Floats = np.minimum(np.sqrt(np.square(np.sqrt(p) - np.sqrt(q)).sum(axis=1) / 2), 1.0)
+def _hellinger(p: Floats, q: Floats) -> Floats:
+    found: Floats = np.minimum(np.sqrt(_square(p, q) / 2), 1.0)
+    return found
+
+
+def _square(a: Floats, b: Floats) -> Floats:
+    found: Floats = np.square(a - b).sum(axis=1)
     return found
 
 
 def _logit_l2(a: Floats, b: Floats) -> Floats:
-    with np.errstate(all="ignore"):
-        found: Floats = np.sqrt(np.square(a - b).sum(axis=1))
-    return found
+    return np.sqrt(_square(a, b))
 
 
 def _disagreement(a: Floats, b: Floats) -> Floats:
-    unknown = np.isnan(a).any(axis=1) | np.isnan(b).any(axis=1)
-    return np.where(unknown, np.nan, (a.argmax(axis=1) != b.argmax(axis=1)).astype(np.float64))
+    return np.where(np.isnan(a) | np.isnan(b), np.nan, (a != b).astype(np.float64))
 
 
 def _loss(rows: NDArray[Any], labels: NDArray[np.int64]) -> float:
     found: list[float] = []
     for logits, own in _kept(rows, labels):
-        found += (-_log_softmax(logits)[0][np.arange(len(own)), own]).tolist()
+        found += (-_log_softmax(logits)[np.arange(len(own)), own]).tolist()
     return elementary.mean(found)
 
 
@@ -219,7 +257,8 @@ def _calibration_error(rows: NDArray[Any], labels: NDArray[np.int64]) -> float:
     confidences: list[Floats] = []
     rights: list[Floats] = []
     for logits, own in _kept(rows, labels):
-        confidences.append(_log_softmax(logits)[1].max(axis=1))
+        with np.errstate(all="ignore"):
+            confidences.append(_softmax(logits).max(axis=1))
         rights.append((logits.argmax(axis=1) == own).astype(np.float64))
     if not confidences:
         return math.nan
@@ -239,13 +278,14 @@ def _kept(rows: NDArray[Any], labels: NDArray[np.int64]) -> Iterator[tuple[Float
             yield rows[span][keep].astype(np.float64), labels[span][keep]
 
 
-DISTANCES: Final[dict[str, Callable[[Floats, Floats], Floats]]] = {
-    "total-variation": _total_variation,
-    "jensen-shannon": _jensen_shannon,
-    "hellinger": _hellinger,
-    "logit-l2": _logit_l2,
-    "disagreement": _disagreement,
+DISTANCES: Final[dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats, Floats], Floats]]]] = {
+    "total-variation": (_softmax, _total_variation),
+    "jensen-shannon": (_softmax, _jensen_shannon),
+    "hellinger": (_root_of_softmax, _hellinger),
+    "logit-l2": (_as_they_are, _logit_l2),
+    "disagreement": (_first_choice, _disagreement),
 }
+"""How a distance looks at predictions (once for each), and how it compares two of them, example by example."""
 FUNCTIONALS: Final[dict[str, Callable[[NDArray[Any], NDArray[np.int64]], float]]] = {
     "loss": _loss,
     "accuracy": _accuracy,

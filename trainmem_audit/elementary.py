@@ -73,17 +73,17 @@ def log_of(value: float) -> float:
 
 def total(values: Iterable[float]) -> float:
     """Return the sum, exactly rounded; NaN or an infinity where the values hold one."""
-    numbers = [float(value) for value in values]
-    special = [value for value in numbers if not math.isfinite(value)]
-    if special:
-        return special[0] if len(set(map(str, special))) == 1 else math.nan
+    numbers = values.ravel().tolist() if isinstance(values, np.ndarray) else [float(value) for value in values]
     try:
-        return math.fsum(numbers)
-    except OverflowError:
-        return math.inf if sum(value / 2**60 for value in numbers) > 0 else -math.inf
+        found = math.fsum(numbers)
+    except OverflowError:  # on the way: the sum itself may not
+        return math.inf if math.fsum(value / 2**60 for value in numbers) > 0 else -math.inf
+    except ValueError:  # both infinities
+        return math.nan
+    return found
 
 
 def mean(values: Iterable[float]) -> float:
     """Return the mean, of an exactly rounded sum; NaN of nothing."""
-    numbers = [float(value) for value in values]
+    numbers = values.ravel().tolist() if isinstance(values, np.ndarray) else [float(value) for value in values]
     return total(numbers) / len(numbers) if numbers else math.nan

@@ -30,6 +30,7 @@ from trainmem_audit import elementary
 from trainmem_audit.resources import data_file
 
 __all__ = [
+    "COVERAGE_FILE",
     "EXACT_UP_TO",
     "SAMPLED",
     "SKEWNESS_WARNING",
@@ -70,7 +71,7 @@ SKEWNESS_WARNING: Final = 1.5
 SMALLEST_UNITS_OF_A_SPREAD: Final = 2
 _TIE: Final = 1 - 1e-9
 """What is as large as the observed one but for rounding counts as large."""
-_COVERAGE_FILE: Final = "draft/coverage.json"
+COVERAGE_FILE: Final = "draft/coverage.json"
 
 
 @dataclass(frozen=True)
@@ -500,5 +501,5 @@ def simulated_coverage(method: str, units: int, skew: float) -> float:
 
 @cache
 def _coverage_table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(data_file("schema", _COVERAGE_FILE).read_bytes())
+    table: dict[str, Any] = json.loads(data_file("schema", COVERAGE_FILE).read_bytes())
     return table

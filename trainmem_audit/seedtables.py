@@ -297,11 +297,13 @@ class _Reader:
         self._branch = branch
         self._horizon = horizon
         self._streams = design.streams_at(horizon)
+        self._means: dict[tuple[str, str], float] = {}
         self._distances = {n: k for n, k in design.observables.items() if k[0] in distances.DISTANCES}
         self._functionals = {n: k for n, k in design.observables.items() if k[0] in distances.FUNCTIONALS}
 
     def seed(self, tables: SeedTables, seed: int) -> None:
         """Add the values of one seed."""
+        self._means.clear()
         for control in dict.fromkeys(contrast.control for contrast in self._design.contrasts):
             held, reason = self._all(seed, control)
             among = self._among(held)
@@ -309,10 +311,13 @@ class _Reader:
                 if contrast.control == control:
                     self._contrast(tables, seed, contrast, held, reason, among)
         for name in self._design.treatments if self._functionals else ():
-            held, _ = self._all(seed, name)
+            if (name, next(iter(self._functionals))) not in self._means:
+                held, _ = self._all(seed, name)
+                for observable in self._functionals:
+                    self._mean(observable, name, held)
             for observable in self._functionals:
                 values = tables.functionals.setdefault((name, self._place(observable)), [])
-                values.append(self._functional(observable, held))
+                values.append(self._means[name, observable])
         for group in self._design.orders():
             self._order(tables, seed, group)
 
@@ -333,19 +338,28 @@ class _Reader:
         return Place(observable, self._branch, self._horizon)
 
     def _one(self, arm: ArmKey) -> Array | None:
-        return None if self._arms.problem(arm) else self._arms.predictions(arm, self._horizon, self._design.head)
+        return self._usable(arm)[0]
+
+    def _usable(self, arm: ArmKey) -> tuple[Array | None, str]:
+        """Return an arm's predictions, or why there are none that can be used."""
+        problem = self._arms.problem(arm)
+        if problem:
+            return None, f"{arm} {problem}"
+        found = self._arms.predictions(arm, self._horizon, self._design.head)
+        if found is None:
+            return None, f"{arm} has no predictions of {self._design.head} after {self._horizon} steps"
+        if np.isnan(found).any():
+            return None, f"{arm} predicts NaN after {self._horizon} steps"
+        return found, ""
 
     def _all(self, seed: int, name: str) -> tuple[list[Array], str]:
         """Return the predictions of all streams; none of them, and why, where one is missing."""
         held: list[Array] = []
         for stream in range(self._streams):
             arm = ArmKey(seed, self._branch, stream, name)
-            problem = self._arms.problem(arm)
-            if problem:
-                return [], f"{arm} {problem}"
-            found = self._arms.predictions(arm, self._horizon, self._design.head)
+            found, reason = self._usable(arm)
             if found is None:
-                return [], f"{arm} has no predictions of {self._design.head} after {self._horizon} steps"
+                return [], reason
             held.append(found)
         return held, ""
 
@@ -363,16 +377,15 @@ class _Reader:
         paired = not treated or all(self._paired(seed, stream, contrast) for stream in range(self._streams))
         equal = all(distances.bit_equal(t, c) for t, c in zip(treated, control if treated else [], strict=True))
         own = self._among(treated)
-        for name, (kind, task) in self._distances.items():
+        for name in self._distances:
             cell = tables.distances.setdefault((contrast.name, self._place(name)), DistanceCell(self._streams))
             _judge(cell, seed, equal, paired, reason)
-            across = np.array([[distances.distance(kind, task, t, c) for c in control] for t in treated])
-            cell.add(SeedDistances(across, among[name], own[name]) if treated else None)
+            cell.add(SeedDistances(self._across(name, treated, control), among[name], own[name]) if treated else None)
         for name in self._functionals:
             signed = tables.signed.setdefault((contrast.name, self._place(name)), FunctionalCell(self._streams))
             _judge(signed, seed, equal, paired, reason)
-            signed.control.append(self._functional(name, control if treated else []))
-            signed.treated.append(self._functional(name, treated))
+            signed.control.append(self._mean(name, contrast.control, control) if treated else math.nan)
+            signed.treated.append(self._mean(name, contrast.treated, treated))
 
     def _paired(self, seed: int, stream: int, contrast: Contrast) -> bool:
         treated, control = (ArmKey(seed, self._branch, stream, name) for name in (contrast.treated, contrast.control))
@@ -383,11 +396,26 @@ class _Reader:
         return {name: self._matrix(name, held) for name in self._distances}
 
     def _matrix(self, observable: str, held: list[Array]) -> Floats:
-        kind, task = self._distances[observable]
         matrix = np.zeros((len(held), len(held)))
-        for r, q in combinations(range(len(held)), 2):
-            matrix[r, q] = matrix[q, r] = distances.distance(kind, task, held[r], held[q])
+        pairs = list(combinations(range(len(held)), 2))
+        for (r, q), far in zip(pairs, self._pairwise(observable, held, pairs), strict=True):
+            matrix[r, q] = matrix[q, r] = far
         return matrix
+
+    def _across(self, observable: str, treated: list[Array], control: list[Array]) -> Floats:
+        """Return the distances of every treated (row) from every control."""
+        count = len(treated)
+        pairs = [(r, count + q) for r in range(count) for q in range(len(control))]
+        return np.array(self._pairwise(observable, [*treated, *control], pairs)).reshape(count, len(control))
+
+    def _pairwise(self, observable: str, held: list[Array], pairs: list[tuple[int, int]]) -> list[float]:
+        return distances.pairwise(*self._distances[observable], held, pairs)
+
+    def _mean(self, observable: str, name: str, held: list[Array]) -> float:
+        """Return the mean of a functional over the streams of an intervention, computed once for each seed."""
+        if (name, observable) not in self._means:
+            self._means[name, observable] = self._functional(observable, held)
+        return self._means[name, observable]
 
     def _functional(self, observable: str, held: list[Array]) -> float:
         targets = self._arms.targets
