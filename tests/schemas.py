@@ -22,6 +22,7 @@ from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.compliance import Compliance
 from trainmem_audit.documents.contract import RngContract
 from trainmem_audit.documents.disclosures import Disclosures
+from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.interventions import Arm, Branch, Intervention
 from trainmem_audit.documents.manifest import Statement
@@ -58,6 +59,7 @@ PAIRS = (
     Pair("common", Arm, "armOfPlan"),
     Pair("plan", Plan),
     Pair("study", StudyStatement),
+    Pair("estimates", Estimates),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
     *(Pair("study-log", model, kind) for kind, model in STUDY_LINE_TYPES.items()),
 )
@@ -71,6 +73,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "findings": lambda data: Codes.parse(data, "vector"),
     "compliance": lambda data: Compliance.parse(data, "vector"),
     "plan": lambda data: Plan.parse(data, "vector"),
+    "estimates": lambda data: Estimates.parse(data, "vector"),
     "step-log": lambda data: _read_line(data),
     "study": lambda data: StudyStatement.parse(data, "vector"),
     "study-log": lambda data: _read_study_line(data),

@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "sidefiles",
         ),
         *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
+        *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "programs", "pinning"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -553,6 +554,17 @@ def estimates_cases() -> Iterator[Case]:
     """Give the cases of a study's estimates."""
     make = Faults(_ESTIMATES)
     yield make.valid("law-effect", "one effect with its interval")
+    yield make.valid("all-kinds", "a table of seeds, a curve, a memory time, a factorial, a back-flow", _all_kinds)
+    yield make.invalid("no-method", "how it was computed is said", "/method", lambda e: e.pop("method"))
+    yield make.invalid(
+        "t-test",
+        "tests are randomisation tests",
+        "/estimates/0/test/method",
+        lambda e: e["estimates"][0]["test"].update(method="t"),
+    )
+    yield make.invalid(
+        "value-as-number", "floats are text", "/estimates/0/value", lambda e: e["estimates"][0].update(value=1)
+    )
     yield make.invalid(
         "no-certificate", "a pair has one", "/pairs/0/certificate", lambda e: e["pairs"][0].pop("certificate")
     )
@@ -565,6 +577,42 @@ def estimates_cases() -> Iterator[Case]:
     yield make.invalid(
         "no-units", "a number stands on seeds", "/estimates/0/units", lambda e: e["estimates"][0].pop("units")
     )
+
+
+def _all_kinds(estimates: Members) -> None:
+    half, none = float_text(0.5), float_text(math.nan)
+    place: Members = {"observable": "tv", "branchStep": 200}
+    measured: Members = {"value": half, "units": 2, "perUnit": [half, half]}
+    measured["interval"] = {"low": none, "high": none, "level": float_text(0.95), "method": "t"}
+    measured["test"] = {
+        "method": "sign-flip-exact", "p": half, "smallestP": half, "adjustedP": half, "adjustment": "holm",
+    }  # fmt: skip
+    lists = ("pathwise", "forkFloor", "treatedFloor", "between", "within", "lawEffect", "control", "treated")
+    table = {"contrast": "reset", **place, "horizon": 3, "streams": 2, **{name: [half, none] for name in lists}}
+    table["dropped"] = [{"seed": "18446744073709551615", "reason": "c0 failed"}]
+    curves = ("pathwise", "kick", "butterfly", "forkFloor", "lawEffect", "lawLow", "lawHigh")
+    time = {"contrast": "reset", **place, "from": 1, "to": 30, "tau": measured, "states": ["fitted", "longer"]}
+    effects = [
+        {"kind": "main", "sources": ["reset"], "effect": measured},
+        {"kind": "interaction", "sources": ["reset", "kick"], "effect": measured},
+        {"kind": "shapley", "sources": ["reset"], "effect": measured, "share": half},
+    ]
+    witness = ("first", "second", "delta", "twin", "twinRatio", "againstCommon", "againstBreak")
+    estimates |= {
+        "perSeed": [table],
+        "curves": [
+            {"contrast": "reset", **place, "horizons": [1, 3], **{name: [half, half] for name in curves}}
+        ],
+        "memoryTimes": [{**time, "lastSignificant": 3, "washout": 10, "area": measured}],
+        "attributions": [
+            {"control": "control", "sources": ["reset", "kick"], "nullPlayers": ["kick"], "observable": "loss",
+             "branchStep": 200, "horizon": 3, "total": measured, "effects": effects}
+        ],
+        "backFlows": [
+            {"name": "standard", "observable": "tv", **dict.fromkeys(witness, measured), "bitwiseEqual": True,
+             "diagnostics": {"commutator": [half, half]}}
+        ],
+    }  # fmt: skip
 
 
 def _claim(estimates: Members, verdict: str) -> None:
@@ -645,6 +693,12 @@ _ESTIMATES: Members = {
     "producer": {"name": "trainmem-audit", "version": "0"},
     "plan": sha256_hex(canonical_bytes(_PLAN)),
     "studyLog": {"chainHead": sha256_hex(b"study log"), "started": 3, "reported": 2},
+    "method": {
+        "alpha": float_text(0.05), "level": float_text(0.95), "equivalenceMargin": float_text(0.02),
+        "confirmatory": "max-t", "exploratory": "benjamini-hochberg", "exactUpTo": 16384, "sampled": 9999,
+        "calibrationBins": 15, "coverageTable": sha256_hex(b"coverage"),
+        "definitions": {"law-effect": "E over F, the ratio of the means over seeds"}, "software": {"numpy": "2.4.6"},
+    },
     "arms": [
         _arm("c0", "control"),
         _arm("r0", "reset"),
@@ -665,7 +719,7 @@ _ESTIMATES: Members = {
                 "low": float_text(0.1), "high": float_text(0.84), "level": float_text(0.95), "method": "jackknife-t",
                 "coverage": float_text(0.93), "skewness": float_text(0.0),
             },
-            "test": {"method": "sign-flip-exact", "p": float_text(0.5), "smallestP": float_text(0.5)},
+            "streams": 2, "test": {"method": "swap-exact", "p": float_text(0.5), "smallestP": float_text(0.5)},
             "verdict": "undecided", "warnings": ["two seeds cannot give a smaller p than 0.5"],
         }
     ],
