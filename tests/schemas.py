@@ -25,6 +25,7 @@ from trainmem_audit.documents.disclosures import Disclosures
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.interventions import Arm, Branch, Intervention
 from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.pairing import Clause
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
 from trainmem_audit.errors import FormatError
 
@@ -54,6 +55,7 @@ PAIRS = (
     Pair("common", Intervention, "intervention"),
     Pair("common", Branch, "branch"),
     Pair("common", Arm, "armOfPlan"),
+    Pair("estimates", Clause, "clause"),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
 )
 

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "steplog",
             "sidefiles",
         ),
-        *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
+        *("divergence", "pairing", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
     ("digests", "sources", "recording", "replaying", "programs", "pinning"),
