@@ -26,6 +26,7 @@ from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.interventions import Arm, Branch, Intervention
 from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.pairing import Clause
 from trainmem_audit.documents.plan import Plan
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
 from trainmem_audit.documents.studies import STUDY_LINE_TYPES, StudyLine, StudyStatement, parse_study_line
@@ -60,6 +61,7 @@ PAIRS = (
     Pair("plan", Plan),
     Pair("study", StudyStatement),
     Pair("estimates", Estimates),
+    Pair("estimates", Clause, "clause"),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
     *(Pair("study-log", model, kind) for kind, model in STUDY_LINE_TYPES.items()),
 )

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "studylog",
             "sidefiles",
         ),
-        *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
+        *("divergence", "pairing", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
         *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),

@@ -10,11 +10,11 @@ The architecture, from the ground up; a module imports only from lower layers (`
   `interventions` (their text form), `observations` (predictions on the probe), `arrays` (probes), `studylog`,
   `divergence` (two step logs → the first difference), `checkpoints` (what a saved one loses, in words), `sizes` (how
   large it is), `norms` (how long a vector of weights is), `conformance` (a document and a JSON Schema → findings),
-  `versions` (which schema a document asks for, and how an old one becomes a new one), `gathering` (a log → the facts
-  that rules need), `segments` (the draw of what is replayed from snapshots), `checks` (items, and the rules of
-  `validators/`), `elementary` (exponential, logarithm and mean, the same bits everywhere), `distances` (between
-  predictions), `estimands` (what a study claims), `intervals` (how sure one is), `seedtables` (arms → values
-  per seed), `estimation` (those → every number of a study)
+  `pairing` (two arms → their pairing certificate), `versions` (which schema a document asks for, and how an old one
+  becomes a new one), `gathering` (a log → the facts that rules need), `segments` (the draw of what is replayed from
+  snapshots), `checks` (items, and the rules of `validators/`), `elementary` (exponential, logarithm and mean, the same
+  bits everywhere), `distances` (between predictions), `estimands` (what a study claims), `intervals` (how sure one is),
+  `seedtables` (arms → values per seed), `estimation` (those → every number of a study)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `attestations` (what others sign about a run), `rundir` (directories
   and zips, read and written safely), `runs` (lines and statements of a run), `pathlength` (how far the weights went),
   `packing`, `assemble` (closes and signs a run)
