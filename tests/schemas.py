@@ -29,7 +29,13 @@ from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.pairing import Clause
 from trainmem_audit.documents.plan import Plan
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
-from trainmem_audit.documents.studies import STUDY_LINE_TYPES, StudyLine, StudyStatement, parse_study_line
+from trainmem_audit.documents.studies import (
+    STUDY_LINE_TYPES,
+    EstimatesStatement,
+    StudyLine,
+    StudyStatement,
+    parse_study_line,
+)
 from trainmem_audit.errors import FormatError
 
 __all__ = ["PAIRS", "READERS", "Pair", "differences", "model_shape", "schema_shape"]
@@ -60,6 +66,7 @@ PAIRS = (
     Pair("common", Arm, "armOfPlan"),
     Pair("plan", Plan),
     Pair("study", StudyStatement),
+    Pair("study-estimates", EstimatesStatement),
     Pair("estimates", Estimates),
     Pair("estimates", Clause, "clause"),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
@@ -77,6 +84,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "plan": lambda data: Plan.parse(data, "vector"),
     "estimates": lambda data: Estimates.parse(data, "vector"),
     "step-log": lambda data: _read_line(data),
+    "study-estimates": lambda data: EstimatesStatement.parse(data, "vector"),
     "study": lambda data: StudyStatement.parse(data, "vector"),
     "study-log": lambda data: _read_study_line(data),
 }

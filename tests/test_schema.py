@@ -26,6 +26,7 @@ OPEN = {
     "statement/$defs/subject/properties/digest": "an in-toto DigestSet",
     "step-log": "each type of line closes itself",
     "study": "an in-toto Statement",
+    "study-estimates": "an in-toto Statement",
     "study-log": "each type of line closes itself",
 }
 """What is open, and whose it is."""

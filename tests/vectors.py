@@ -38,7 +38,7 @@ from trainmem_audit.documents.common import SCHEMA_VERSION
 from trainmem_audit.documents.declared import parse_contract
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
-from trainmem_audit.documents.studies import STUDY_LOG_FORMAT, STUDY_PREDICATE_TYPE
+from trainmem_audit.documents.studies import ESTIMATES_PREDICATE_TYPE, STUDY_LOG_FORMAT, STUDY_PREDICATE_TYPE
 from trainmem_audit.envelope import seal
 from trainmem_audit.interventions import parse
 from trainmem_audit.keys import Signer
@@ -815,6 +815,26 @@ def study_cases() -> Iterator[Case]:
     yield make.invalid("no-log", "the log is bound", "/predicate/log", lambda s: s["predicate"].pop("log"))
 
 
+def study_estimates_cases() -> Iterator[Case]:
+    """Give the cases of the statement of a study's estimates."""
+    make = Faults(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": "plan.json", "digest": {"sha256": sha256_hex(canonical_bytes(_PLAN))}}],
+            "predicateType": ESTIMATES_PREDICATE_TYPE,
+            "predicate": _ESTIMATES,
+        }
+    )
+    yield make.valid("law-effect", "one effect, signed with what it was computed from")
+    yield make.invalid(
+        "predicate-of-a-study",
+        "the predicate's type is exact",
+        "/predicateType",
+        lambda s: s.update(predicateType=STUDY_PREDICATE_TYPE),
+    )
+    yield make.invalid("no-pairs", "certificates are there", "/predicate/pairs", lambda s: s["predicate"].pop("pairs"))
+
+
 DOCUMENTS: dict[str, Callable[[], Iterator[Case]]] = {
     "json": json_cases,
     "statement": statement_cases,
@@ -827,6 +847,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Case]]] = {
     "compliance": compliance_cases,
     "plan": plan_cases,
     "study": study_cases,
+    "study-estimates": study_estimates_cases,
     "study-log": study_log_cases,
     "estimates": estimates_cases,
 }

@@ -12,7 +12,7 @@ import typer
 
 from trainmem_audit.cli.common import KeyOption, PassphraseFileOption, ended_like_interrupted, say, signer_for
 from trainmem_audit.errors import UsageError
-from trainmem_audit.text import duration_text
+from trainmem_audit.text import duration_text, safe_text
 
 if TYPE_CHECKING:
     from trainmem_audit.study.plan import Declared
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     )
     study.command("plan", short_help="Check a study, and say what it will cost and can find.")(_plan)
     study.command("run", short_help="Run what is missing of a study.")(_run)
+    study.command("estimate", short_help="Compute what a study found, from its records alone.")(_estimate)
     app.add_typer(study, name="study", short_help="Measure what memory does, by runs that are planned beforehand.")
 
 
@@ -109,6 +110,35 @@ def _run(
     if not outcome.interrupted:
         say(f"{len(outcome.finished)} of {len(work.arms())} arms are there: {target}")
     raise typer.Exit(_INTERRUPTED if outcome.interrupted else _UNDECIDED if outcome.failed else 0)
+
+
+def _estimate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a study that was run.")],
+    key: KeyOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Compute every number of a study from the records of its arms, and sign them: DIR/estimates.json.
+
+    Needs no torch. Every arm is looked at in full, every pair certified by its step logs; `verify DIR/estimates.json`
+    does it all again and compares.
+    """
+    from trainmem_audit.canonical import parse_float_text
+    from trainmem_audit.study.estimating import write_estimates
+    from trainmem_audit.study.layout import ESTIMATES
+
+    if not directory.is_dir():
+        raise UsageError("no such directory", where=str(directory))
+    document = write_estimates(directory, signer_for(directory, key, passphrase_file))
+    unpaired = sum(pair.label == "unpaired" for pair in document.pairs)
+    typer.echo(f"{directory / ESTIMATES}: {len(document.estimates)} estimates")
+    typer.echo(f"arms: {document.study_log.started} started, {document.study_log.reported} reported")
+    typer.echo(f"pairs: {len(document.pairs)}, of which {unpaired} are unpaired")
+    for item in document.estimates:
+        if item.verdict != "descriptive" and item.estimand in ("law-effect", "signed") and not quiet:
+            value = f"{parse_float_text(item.value):.4g}"
+            place = f"{item.observable}, {item.horizon} steps after {item.branch_step}"
+            typer.echo(f"  {safe_text(item.contrast)}: {item.estimand} {value} ({safe_text(place)}): {item.verdict}")
 
 
 def _require_torch() -> None:

@@ -22,15 +22,18 @@ from trainmem_audit.documents.common import (
     Sequence,
     Timestamp,
 )
+from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.manifest import Subject
 from trainmem_audit.documents.steplog import Producer
 from trainmem_audit.errors import FormatError
 
 __all__ = [
+    "ESTIMATES_PREDICATE_TYPE",
     "STUDY_LINE_TYPES",
     "STUDY_LOG_FORMAT",
     "STUDY_PREDICATE_TYPE",
     "BoundLog",
+    "EstimatesStatement",
     "StudyBegin",
     "StudyEnd",
     "StudyFail",
@@ -45,6 +48,7 @@ __all__ = [
 
 STUDY_LOG_FORMAT = "trainmem-audit/study-log/v1"
 STUDY_PREDICATE_TYPE = "https://w3id.org/trainmem-audit/study/v1"
+ESTIMATES_PREDICATE_TYPE = "https://w3id.org/trainmem-audit/study-estimates/v1"
 
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Attempt = Annotated[int, Field(ge=1, le=2**53 - 1)]
@@ -191,3 +195,12 @@ class StudyStatement(OpenDocument):
     subject: Sequence[Subject]
     predicate_type: Literal["https://w3id.org/trainmem-audit/study/v1"]
     predicate: StudySummary
+
+
+class EstimatesStatement(OpenDocument):
+    """The in-toto Statement v1 in `estimates.json`."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Sequence[Subject]
+    predicate_type: Literal["https://w3id.org/trainmem-audit/study-estimates/v1"]
+    predicate: Estimates

@@ -12,7 +12,7 @@ from trainmem_audit.canonical import loads_strict, sha256_hex
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, Statement, is_listed
 from trainmem_audit.envelope import parse_envelope, verifying_signatures
 from trainmem_audit.errors import FormatError
-from trainmem_audit.keys import parse_public_keys
+from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.rundir import DirectoryReader, RunReader
 from trainmem_audit.runs import MAX_ENVELOPE
 from trainmem_audit.versions import read_statement
@@ -22,10 +22,11 @@ __all__ = ["ArmRecord", "read_arm", "require_intact"]
 
 @dataclass(frozen=True)
 class ArmRecord:
-    """A signed arm: its statement, and the SHA-256 of the payload that was signed."""
+    """A signed arm: its statement, the SHA-256 of the payload that was signed, and the keys that signed it."""
 
     statement: Statement
     sha256: str
+    keys: tuple[PublicKey, ...] = ()
 
     @property
     def run(self) -> str:
@@ -48,7 +49,8 @@ def read_arm(reader: RunReader, arm: str, plan: str) -> ArmRecord:
     """
     envelope = parse_envelope(reader.read("run.json", MAX_ENVELOPE), "run.json")
     keys = parse_public_keys(reader.read("signer.pub", 2**16), "signer.pub")
-    if envelope.payload_type != PAYLOAD_TYPE or not any(verifying_signatures(envelope, key) for key in keys):
+    signed = tuple(key for key in keys if verifying_signatures(envelope, key))
+    if envelope.payload_type != PAYLOAD_TYPE or not signed:
         raise FormatError("not signed by the key beside it", where=f"{reader.label}: run.json")
     statement = read_statement(envelope.payload, loads_strict(envelope.payload, "run.json")).statement
     manifest = statement.predicate
@@ -62,7 +64,7 @@ def read_arm(reader: RunReader, arm: str, plan: str) -> ArmRecord:
         )
     if not manifest.step_logs[0].complete:
         raise FormatError("the record is not complete", where=f"{reader.label}: run.json")
-    return ArmRecord(statement, sha256_hex(envelope.payload))
+    return ArmRecord(statement, sha256_hex(envelope.payload), signed)
 
 
 def require_intact(directory: Path, arm: str, plan: str, sha256: str | None = None) -> ArmRecord:
