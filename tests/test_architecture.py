@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
-    ("digests", "sources", "recording", "replaying", "programs", "pinning"),
+    ("digests", "sources", "intervening", "recording", "replaying", "programs", "pinning"),
     (
         "verify",
         "compliance",

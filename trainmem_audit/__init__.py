@@ -18,8 +18,9 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `attestations` (what others sign about a run), `rundir` (directories
   and zips, read and written safely), `runs` (lines and statements of a run), `pathlength` (how far the weights went),
   `packing`, `assemble` (closes and signs a run)
-- L4 the only torch: `digests`, `sources` (one file per kind of component), `recording`, `replaying`, `programs`
-  (training that can be branched in memory), `pinning` (takes one source of variation out of a launched script)
+- L4 the only torch: `digests`, `sources` (one file per kind of component), `intervening` (acts on them), `recording`,
+  `replaying`, `programs` (training that can be branched in memory), `pinning` (takes one source of variation out of a
+  launched script)
 - L5 `verify` (numbered steps), `compliance` (the checklist on a run), `explain` (what its ids mean), `handbook` (their
   pages), `screen` and `show` (text for a terminal), `formats` (what machines read), `report` (HTML and Markdown),
   `twice` (runs a script twice and finds out why the runs differ), `study` (many runs, planned beforehand), `doctor`

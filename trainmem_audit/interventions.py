@@ -28,7 +28,16 @@ from trainmem_audit.documents.interventions import (
 )
 from trainmem_audit.errors import UsageError
 
-__all__ = ["FORMS", "ORDER", "check_windows", "parse", "parse_at_step", "text_of"]
+__all__ = [
+    "FORMS",
+    "ORDER",
+    "check_windows",
+    "may_change",
+    "parse",
+    "parse_at_step",
+    "split_component",
+    "text_of",
+]
 
 ORDER: Final = "order"
 """What stands for the component in an intervention on the order."""
@@ -258,3 +267,32 @@ def _spelt(name: str, value: Any) -> list[str]:
 
 def _escaped(name: str) -> str:
     return "".join(f"%{ord(sign):02X}" if sign in _ESCAPED else sign for sign in name)
+
+
+def split_component(name: str) -> tuple[str, str]:
+    """Return the component and the tensor, or what tensors lie below, that a name such as `model.buffers/queue` says.
+
+    The tensor is empty where it says none.
+    """
+    component, sign, tensor = name.partition("/")
+    return (component, tensor) if sign else (name, "")
+
+
+def may_change(intervention: Intervention, component: str) -> bool:
+    """Tell whether the intervention names `component`, by itself or with the whole source that it is of.
+
+    `kick` and `butterfly` name the weights, a reset of moments with its step counter that counter too; `swap` both of
+    the two. Those on the order and on streams name none; where a component holds a sampler's plan, it is `sampler…`.
+    """
+    if intervention.primitive in ("carry", "placebo", "fork"):
+        return False
+    if intervention.primitive in ("kick", "butterfly"):
+        return component.endswith(".params") and component.startswith(("model", "optimizer"))
+    if intervention.primitive in ORDER_PRIMITIVES:
+        return component == ORDER or component.startswith("sampler")
+    named = [split_component(intervention.component or "")[0]]
+    if intervention.primitive == "swap" and intervention.other is not None:
+        named.append(split_component(intervention.other)[0])
+    if intervention.step_counter == "reset":
+        named.append(f"{named[0].partition('.')[0]}.step")
+    return any(component == name or component.startswith(f"{name}.") for name in named)

@@ -46,6 +46,7 @@ class ModuleSource:
 
     def __init__(self, name: str, root: torch.nn.Module, claimed: Iterable[int] = (), trained: bool = True) -> None:
         self.name = name
+        self.trained = trained
         taught = {} if trained else {"params": _taught(root)}
         if not trained and any(True for _ in root.parameters()):  # else it is a loss with a queue, say, and no teacher
             taught["buffers"] = Labels("S5", "meso", "checkpointed")

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from trainmem_audit.errors import UsageError
 from trainmem_audit.privacy import public_text
 from trainmem_audit.sources.base import ComponentState, Labels, Saved, plain_value
 from trainmem_audit.sources.restoring import put_attributes, put_tensors, put_value, write_tensor
+from trainmem_audit.sources.slots import ABSENT, fresh_value, is_known, rate_factor, why_missing
 
 __all__ = ["OptimizerSource", "learning_rates", "nested"]
 
 _SLOT_NAMES = {"momentum_buffer": "momentum"}
+_FACTOR = "factor of the next update under a constant gradient"
 _HYPER = Labels("S1", "macro", "checkpointed")
 _LOOSE = Labels("S3", "macro", "in-process")
 _ATTRIBUTES = Labels("S1", "macro", "in-process")
@@ -146,6 +149,68 @@ class OptimizerSource:
         if inner is None:
             yield from put_tensors(ComponentState(f"{self.name}.params", _LOOSE, loose), saved)
 
+    def why_absent(self, slot: str) -> str | None:
+        """Return why `slot` (empty: all of them) is not there now; `None` if an optimizer of this class has no such."""
+        optimizer = self._optimizer()
+        names = {label: name for name, label in _SLOT_NAMES.items()}
+        return None if optimizer is None else why_missing(optimizer, names.get(slot, slot))
+
+    def reset(self, slots: Iterable[str], counter: str | None) -> dict[str, str]:
+        """Put slots to what the optimizer begins with; return what that means for the next step, in words.
+
+        Parameters
+        ----------
+        slots:
+            Slots by their names in components; all of them for none.
+        counter:
+            `keep` or `reset` the step counter, which has to be said where there is one.
+
+        Raises
+        ------
+        UsageError
+            If it is not said, or the fresh value is not known.
+        """
+        optimizer = self._optimizer()
+        if optimizer is None:
+            return {}
+        names = {label: name for name, label in _SLOT_NAMES.items()}
+        held = {slot for state in optimizer.state.values() for slot in state}
+        wanted = {names.get(slot, slot) for slot in slots} or held - {"step"}
+        self._check_reset(optimizer, wanted, held, counter)
+        if "step" in held and counter == "reset":
+            wanted |= {"step"}
+        steps = _counted(optimizer)
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                _refresh(optimizer, optimizer.state.get(param), wanted, group)
+                if not optimizer.state.get(param):
+                    optimizer.state.pop(param, None)
+        factor = rate_factor(optimizer, wanted, "step" in wanted, steps)
+        return {} if factor is None else {_FACTOR: f"{factor:.6g}"}
+
+    def _check_reset(
+        self, optimizer: torch.optim.Optimizer, wanted: set[str], held: set[str], said: str | None
+    ) -> None:
+        where = f"{self.name}.{'+'.join(sorted(wanted))}"
+        if not is_known(optimizer):
+            raise UsageError(
+                "what this optimizer begins with is not known",
+                where=where[:200],
+                expected="an optimizer of torch.optim",
+                got=type(optimizer).__qualname__,
+                remedy="`zero` says what is meant for any optimizer",
+            )
+        if isinstance(optimizer, torch.optim.LBFGS) and wanted != held:
+            remedy = f"reset:{self.name} resets all of it"
+            raise UsageError("a part of LBFGS's history is of no use alone", where=where[:200], remedy=remedy)
+        if "step" in held and wanted != {"step"} and said is None:
+            raise UsageError(
+                "the step counter has to be decided on: bias correction depends on it",
+                where=where[:200],
+                expected="keep or reset",
+                remedy=f"reset:{self.name}.{min(wanted)}:keep, or :reset",
+            )
+
     def _restore_hyper(self, optimizer: torch.optim.Optimizer, values: Any) -> Iterator[str]:
         name = f"{self.name}.hyper"
         groups = values["groups"]
@@ -181,6 +246,30 @@ class OptimizerSource:
             ]
             self._hyper = {"class": type(optimizer).__qualname__, "groups": groups}
         return self._hyper
+
+
+def _refresh(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any] | None, wanted: set[str], group: dict[str, Any]
+) -> None:
+    """Put slots of one parameter to their fresh values, in place where they stay."""
+    if state is None:
+        return
+    whole = isinstance(optimizer, torch.optim.LBFGS)
+    for slot in wanted & state.keys():
+        live = state[slot]
+        value = ABSENT if whole else fresh_value(optimizer, slot, group, live)
+        if value is ABSENT:
+            del state[slot]
+        elif isinstance(live, torch.Tensor) and isinstance(value, torch.Tensor):
+            write_tensor(live, value)
+        else:
+            state[slot] = value
+
+
+def _counted(optimizer: torch.optim.Optimizer) -> int:
+    """Return the largest step counter."""
+    counters = (state.get("step") for state in optimizer.state.values())
+    return max((int(counter) for counter in counters if counter is not None), default=0)
 
 
 def _flatten(name: str, value: Any, tensors: list[tuple[str, torch.Tensor]], values: dict[str, Any]) -> None:

@@ -5,10 +5,12 @@ Reading a state draws nothing. A torch stream's bytes are those of `Generator.ge
 
 from __future__ import annotations
 
+import _random
 import base64
 import random
 import sys
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,6 +60,21 @@ def restore_torch(stream: Stream, generator: torch.Generator) -> None:
         generator.set_state(torch.frombuffer(data, dtype=torch.uint8).clone())
     except (RuntimeError, ValueError) as error:
         raise FormatError("a random state cannot be restored", where="torch", got=str(error)[:120]) from None
+
+
+def _seed_torch(generator: torch.Generator, seed: int) -> None:
+    """Seed a generator by torch's own method: that of a generator of the script's is watched."""
+    own: Any = next(kind for kind in reversed(type(generator).__mro__) if "manual_seed" in vars(kind))
+    own.manual_seed(generator, seed & (2**63 - 1))
+
+
+def _seed_other(generator: Any, seed: int, words: Sequence[int]) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate((generator.getstate()[0], _random.Random(seed).getstate(), None))
+    elif generator is not None:
+        bits = generator.bit_generator
+        sequence = sys.modules["numpy.random"].SeedSequence(list(words))
+        bits.state = type(bits)(sequence).state
 
 
 class StreamSet:
@@ -166,6 +183,27 @@ class StreamSet:
         except (FormatError, IndexError) as error:
             return str(error)
         return None
+
+    def reseed(self, name: str, words: Sequence[int]) -> None:
+        """Start the stream `name` anew from a seed of unsigned 32-bit words, by no call that is watched.
+
+        Torch's generators take 63 bits of it. A stream that is gone is left alone.
+        """
+        seed = sum(word << 32 * place for place, word in enumerate(words))
+        if name == "python":
+            random.setstate((random.getstate()[0], _random.Random(seed).getstate(), None))
+        elif name == "numpy":
+            numpy_random = sys.modules["numpy.random"]
+            sequence = numpy_random.SeedSequence(list(words))
+            numpy_random.set_state(numpy_random.RandomState(numpy_random.MT19937(sequence)).get_state())
+        elif name == "torch.cpu":
+            _seed_torch(torch.default_generator, seed)
+        elif name.startswith("torch.cuda."):
+            _seed_torch(torch.cuda.default_generators[int(name.rsplit(".", 1)[1])], seed)
+        elif name in self._others:
+            _seed_other(self._other(name), seed, words)
+        elif (generator := self._generators[name]()) is not None:
+            _seed_torch(generator, seed)
 
     def _python_digest(self) -> str:
         state = random.getstate()
