@@ -26,7 +26,16 @@ from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.interventions import Arm, Branch, Intervention
 from trainmem_audit.documents.manifest import Statement
+from trainmem_audit.documents.pairing import Clause
+from trainmem_audit.documents.plan import Plan
 from trainmem_audit.documents.steplog import LINE_TYPES, Line, parse_line
+from trainmem_audit.documents.studies import (
+    STUDY_LINE_TYPES,
+    EstimatesStatement,
+    StudyLine,
+    StudyStatement,
+    parse_study_line,
+)
 from trainmem_audit.errors import FormatError
 
 __all__ = ["PAIRS", "READERS", "Pair", "differences", "model_shape", "schema_shape"]
@@ -55,8 +64,13 @@ PAIRS = (
     Pair("common", Intervention, "intervention"),
     Pair("common", Branch, "branch"),
     Pair("common", Arm, "armOfPlan"),
+    Pair("plan", Plan),
+    Pair("study", StudyStatement),
+    Pair("study-estimates", EstimatesStatement),
     Pair("estimates", Estimates),
+    Pair("estimates", Clause, "clause"),
     *(Pair("step-log", model, kind) for kind, model in LINE_TYPES.items()),
+    *(Pair("study-log", model, kind) for kind, model in STUDY_LINE_TYPES.items()),
 )
 
 READERS: dict[str, Callable[[bytes], object]] = {
@@ -67,8 +81,12 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "checklist": lambda data: Checklist.parse(data, "vector"),
     "findings": lambda data: Codes.parse(data, "vector"),
     "compliance": lambda data: Compliance.parse(data, "vector"),
+    "plan": lambda data: Plan.parse(data, "vector"),
     "estimates": lambda data: Estimates.parse(data, "vector"),
     "step-log": lambda data: _read_line(data),
+    "study-estimates": lambda data: EstimatesStatement.parse(data, "vector"),
+    "study": lambda data: StudyStatement.parse(data, "vector"),
+    "study-log": lambda data: _read_study_line(data),
 }
 """What our code reads a document with; it raises `FormatError` where the document is not valid."""
 
@@ -78,6 +96,13 @@ def _read_line(data: bytes) -> Line:
     if not isinstance(members, dict):
         raise FormatError("a line is an object", where="vector")
     return parse_line(data, members, "vector")
+
+
+def _read_study_line(data: bytes) -> StudyLine:
+    members = loads_strict(data, "vector")
+    if not isinstance(members, dict):
+        raise FormatError("a line is an object", where="vector")
+    return parse_study_line(data, members, "vector")
 
 
 _TEXT = {"$comment", "$id", "$schema", "$defs", "default", "description", "examples", "format", "title"}

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from trainmem_audit.documents.common import Document
 from trainmem_audit.documents.steplog import LINE_TYPES
+from trainmem_audit.documents.studies import STUDY_LINE_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "trainmem_audit"
@@ -25,15 +27,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "merkle",
             "contract",
             "snapshots",
+            "arrays",
+            "interventions",
             "sizes",
             "norms",
             "lineforms",
             "interventions",
             "observations",
             "steplog",
+            "studylog",
             "sidefiles",
         ),
-        *("divergence", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
+        *("divergence", "pairing", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
         *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
@@ -49,6 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "formats",
         "doctor",
         "twice",
+        "study",
         "schema_page",
     ),
     ("cli", "__main__"),
@@ -191,10 +197,10 @@ def test_nobody_imports_a_data_folder() -> None:
     assert not wrong, f"data folders are loaded by path, through `resources`: {wrong}"
 
 
-@pytest.mark.parametrize("kind", sorted(LINE_TYPES))
-def test_chain_sorts_before_every_other_member_of_a_line(kind: str) -> None:
+@pytest.mark.parametrize("model", [*LINE_TYPES.values(), *STUDY_LINE_TYPES.values()], ids=lambda model: model.__name__)
+def test_chain_sorts_before_every_other_member_of_a_line(model: type[Document]) -> None:
     """Decision 0002: the body of a line is a splice of it."""
-    names = [field.alias or name for name, field in LINE_TYPES[kind].model_fields.items()]
+    names = [field.alias or name for name, field in model.model_fields.items()]
     assert min(names) == "chain", f"these sort before `chain`: {sorted(n for n in names if n < 'chain')}"
 
 

@@ -25,6 +25,9 @@ OPEN = {
     "statement/$defs/subject": "an in-toto ResourceDescriptor",
     "statement/$defs/subject/properties/digest": "an in-toto DigestSet",
     "step-log": "each type of line closes itself",
+    "study": "an in-toto Statement",
+    "study-estimates": "an in-toto Statement",
+    "study-log": "each type of line closes itself",
 }
 """What is open, and whose it is."""
 

@@ -38,12 +38,14 @@ from trainmem_audit.documents.common import SCHEMA_VERSION
 from trainmem_audit.documents.declared import parse_contract
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 from trainmem_audit.documents.steplog import LOG_FORMAT, Stream
+from trainmem_audit.documents.studies import ESTIMATES_PREDICATE_TYPE, STUDY_LOG_FORMAT, STUDY_PREDICATE_TYPE
 from trainmem_audit.envelope import seal
 from trainmem_audit.interventions import parse
 from trainmem_audit.keys import Signer
 from trainmem_audit.merkle import MerkleTree
 from trainmem_audit.observations import observation_bytes, observation_name
 from trainmem_audit.snapshots import Entry, header_bytes, snapshot_name, values_bytes, values_name
+from trainmem_audit.studylog import StudyLogBuilder, StudyLogReader
 
 __all__ = [
     "DOCUMENTS",
@@ -479,6 +481,7 @@ def plan_cases() -> Iterator[Case]:
     """Give the cases of a study's plan."""
     make = Faults(_PLAN)
     yield make.valid("momentum-reset", "resetting momentum on digits")
+    yield make.valid("whole", "every member that a plan may have", lambda p: p.update(_WHOLE_PLAN))
     yield make.invalid("seed-as-integer", "64-bit integers are text", "/seeds/0", lambda p: p.update(seeds=[1]))
     yield make.invalid("no-primary", "the primary contrast is declared", "/primary", lambda p: p.pop("primary"))
     yield make.invalid(
@@ -529,6 +532,18 @@ def plan_cases() -> Iterator[Case]:
         "primitives are closed",
         "/interventions/reset/primitive",
         lambda p: p["interventions"]["reset"].update(primitive="wish"),
+    )
+    yield make.invalid(
+        "combination-of-one",
+        "one intervention alone is no combination",
+        "/combinations/both",
+        lambda p: p.update(combinations={"both": ["reset"]}),
+    )
+    yield make.invalid(
+        "no-stream-at-all",
+        "one stream at least reaches every horizon",
+        "/fewerStreams/streams",
+        lambda p: p.update(fewerStreams={"after": 3, "streams": 0}),
     )
     yield make.invalid(
         "alpha-as-float-text", "C99 hex", "/analysis/alpha", lambda p: p["analysis"].update(alpha="0.05")
@@ -654,6 +669,18 @@ _PLAN: Members = {
 }  # fmt: skip
 
 
+_WHOLE_PLAN: Members = {
+    "combinations": {"both": ["reset", "swapped"]},
+    "fewerStreams": {"after": 10, "streams": 1},
+    "stateDigests": "branch-and-horizons",
+    "exclusions": ["an arm whose loss is not finite"],
+    "derivedFrom": _DERIVED,
+    "extensions": _BAG,
+    "probe": {**_PLAN["probe"], "file": "probe.safetensors"},
+    "program": {**_PLAN["program"], "sha256": sha256_hex(b"the program")},
+}
+
+
 def _arm(name: str, intervention: str, **rest: Any) -> Members:
     record = {"run": sha256_hex(name.encode())[:32], "statement": sha256_hex(name.encode()), "outcome": "completed"}
     return {"id": name, "seed": "1804289383", "stream": 0, "branchStep": 200, "intervention": intervention} | (
@@ -698,6 +725,116 @@ _ESTIMATES: Members = {
     ],
 }  # fmt: skip
 
+_TIMES = tuple(f"2026-11-24T10:00:0{second}Z" for second in range(8))
+_PRODUCER: Members = {"name": "trainmem-audit", "version": "0"}
+_STUDY_LINES: tuple[Members, ...] = (
+    {
+        "t": "begin", "format": STUDY_LOG_FORMAT, "nonce": "000102030405060708090a0b0c0d0e0f", "time": _TIMES[0],
+        "producer": _PRODUCER, "plan": sha256_hex(canonical_bytes(_PLAN)), "workers": 2, "threads": 1,
+    },
+    {"t": "start", "id": "control.s0.b200.r0", "number": 1, "time": _TIMES[1]},
+    {
+        "t": "finish", "id": "control.s0.b200.r0", "number": 1, "time": _TIMES[2], "run": sha256_hex(b"run")[:32],
+        "statement": sha256_hex(b"statement"), "steps": 230,
+    },
+    {"t": "start", "id": "reset.s0.b200.r0", "number": 1, "time": _TIMES[3]},
+    {"t": "resume", "time": _TIMES[4], "workers": 1},
+    {
+        "t": "fail", "id": "reset.s0.b200.r0", "number": 1, "time": _TIMES[5], "reason": "the study was interrupted",
+        "retry": True, "kept": "failed/reset.s0.b200.r0.1",
+    },
+    {"t": "end", "time": _TIMES[6], "finished": 1, "failed": 1},
+)  # fmt: skip
+
+
+def study_lines() -> list[bytes]:
+    """Return the lines of a small study log, without their line feeds."""
+    builder = StudyLogBuilder()
+    return [builder.line(dict(members)) for members in _STUDY_LINES]
+
+
+def study_log_cases() -> Iterator[Case]:
+    """Give the cases of single lines of a study log: the form only."""
+    lines = {json.loads(line)["t"]: json.loads(line) for line in study_lines()}
+    for kind, members in lines.items():
+        yield Faults(members).valid(kind, f"a line of type `{kind}`")
+    start, fail = Faults(lines["start"]), Faults(lines["fail"])
+    yield fail.valid("fail-of-nothing", "there was nothing to be kept", lambda s: s.pop("kept"))
+    yield fail.invalid("retry-false", "it is true, or absent", "/retry", lambda s: s.update(retry=False))
+    yield fail.invalid("fail-for-no-reason", "why is said", "/reason", lambda s: s.update(reason=""))
+    yield start.invalid("attempt-zero", "attempts count from 1", "/number", lambda s: s.update(number=0))
+    yield start.invalid("unknown-type", "`t` is closed", "/t", lambda s: s.update(t="stop"))
+    yield start.invalid("unknown-member", "a line is closed", "/seed", lambda s: s.update(seed=1))
+    yield Faults(lines["begin"]).invalid("no-plan", "a study has a plan", "/plan", lambda s: s.pop("plan"))
+    yield Faults(lines["finish"]).invalid("no-statement", "it is signed", "/statement", lambda s: s.pop("statement"))
+
+
+def study_cases() -> Iterator[Case]:
+    """Give the cases of the statement of a study."""
+    reader = StudyLogReader()
+    for line in study_lines():
+        reader.read(line)
+    log = reader.finish()
+    make = Faults(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": "study.jsonl", "digest": {"sha256": sha256_hex(b"\n".join([*study_lines(), b""]))}}],
+            "predicateType": STUDY_PREDICATE_TYPE,
+            "predicate": {
+                "schemaVersion": SCHEMA_VERSION,
+                "producer": _PRODUCER,
+                "id": _STUDY_LINES[0]["nonce"],
+                "plan": _STUDY_LINES[0]["plan"],
+                "began": _TIMES[0],
+                "ended": _TIMES[6],
+                "log": {
+                    "file": "study.jsonl",
+                    "count": log.lines,
+                    "chainHead": log.chain_head,
+                    "merkleRoot": log.merkle_root,
+                },
+                "started": 2,
+                "finished": 1,
+                "failed": {"reset.s0.b200.r0": "the study was interrupted"},
+            },
+        }
+    )
+    yield make.valid("one-failed", "one arm is there, one is not")
+    yield make.invalid(
+        "failed-for-no-reason",
+        "why is said",
+        "/predicate/failed/reset.s0.b200.r0",
+        lambda s: s["predicate"].update(failed={"reset.s0.b200.r0": ""}),
+    )
+    yield make.invalid(
+        "predicate-of-a-run",
+        "the predicate's type is exact",
+        "/predicateType",
+        lambda s: s.update(predicateType=PREDICATE_TYPE),
+    )
+    yield make.invalid("no-log", "the log is bound", "/predicate/log", lambda s: s["predicate"].pop("log"))
+
+
+def study_estimates_cases() -> Iterator[Case]:
+    """Give the cases of the statement of a study's estimates."""
+    make = Faults(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": "plan.json", "digest": {"sha256": sha256_hex(canonical_bytes(_PLAN))}}],
+            "predicateType": ESTIMATES_PREDICATE_TYPE,
+            "predicate": _ESTIMATES,
+        }
+    )
+    yield make.valid("law-effect", "one effect, signed with what it was computed from")
+    yield make.invalid(
+        "predicate-of-a-study",
+        "the predicate's type is exact",
+        "/predicateType",
+        lambda s: s.update(predicateType=STUDY_PREDICATE_TYPE),
+    )
+    yield make.invalid("no-pairs", "certificates are there", "/predicate/pairs", lambda s: s["predicate"].pop("pairs"))
+
+
 DOCUMENTS: dict[str, Callable[[], Iterator[Case]]] = {
     "json": json_cases,
     "statement": statement_cases,
@@ -709,6 +846,9 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Case]]] = {
     "findings": findings_cases,
     "compliance": compliance_cases,
     "plan": plan_cases,
+    "study": study_cases,
+    "study-estimates": study_estimates_cases,
+    "study-log": study_log_cases,
     "estimates": estimates_cases,
 }
 """The cases of each schema by its name; `json` is what all of them are made of."""

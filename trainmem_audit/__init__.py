@@ -7,14 +7,14 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L1 `documents`: frozen, strict models of every file that we read or write
 - L2 pure functions, no torch: `privacy`, `commitments` (salted digests and their openings), `merkle`, `contract` (the
   random streams of a log), `steplog`, `lineforms` (step lines that are like one before), `sidefiles`, `snapshots`,
-  `interventions` (their text form), `observations` (predictions on the probe),
+  `interventions` (their text form), `observations` (predictions on the probe), `arrays` (probes), `studylog`,
   `divergence` (two step logs → the first difference), `checkpoints` (what a saved one loses, in words), `sizes` (how
   large it is), `norms` (how long a vector of weights is), `conformance` (a document and a JSON Schema → findings),
-  `versions` (which schema a document asks for, and how an old one becomes a new one), `gathering` (a log → the facts
-  that rules need), `segments` (the draw of what is replayed from snapshots), `checks` (items, and the rules of
-  `validators/`), `elementary` (exponential, logarithm and mean, the same bits everywhere), `distances` (between
-  predictions), `estimands` (what a study claims), `intervals` (how sure one is), `seedtables` (arms → values
-  per seed), `estimation` (those → every number of a study)
+  `pairing` (two arms → their pairing certificate), `versions` (which schema a document asks for, and how an old one
+  becomes a new one), `gathering` (a log → the facts that rules need), `segments` (the draw of what is replayed from
+  snapshots), `checks` (items, and the rules of `validators/`), `elementary` (exponential, logarithm and mean, the same
+  bits everywhere), `distances` (between predictions), `estimands` (what a study claims), `intervals` (how sure one is),
+  `seedtables` (arms → values per seed), `estimation` (those → every number of a study)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `attestations` (what others sign about a run), `rundir` (directories
   and zips, read and written safely), `runs` (lines and statements of a run), `pathlength` (how far the weights went),
   `packing`, `assemble` (closes and signs a run)
@@ -23,8 +23,8 @@ The architecture, from the ground up; a module imports only from lower layers (`
   launched script)
 - L5 `verify` (numbered steps), `compliance` (the checklist on a run), `explain` (what its ids mean), `handbook` (their
   pages), `screen` and `show` (text for a terminal), `formats` (what machines read), `report` (HTML and Markdown),
-  `twice` (runs a script twice and finds out why the runs differ), `doctor` (what a machine can do), `schema_page` (the
-  schemas as a page)
+  `twice` (runs a script twice and finds out why the runs differ), `study` (many runs, planned beforehand), `doctor`
+  (what a machine can do), `schema_page` (the schemas as a page)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

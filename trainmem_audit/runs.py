@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,16 @@ from trainmem_audit.divergence import Comparison, Group, TensorLookup, groups, t
 from trainmem_audit.documents.checkpoints import Checkpoint, Parent
 from trainmem_audit.documents.findings import Difference
 from trainmem_audit.documents.manifest import Manifest, Statement, StepLog
+from trainmem_audit.documents.pairing import Certificate
 from trainmem_audit.documents.steplog import Inventory, Line, Observe, Snapshot, Step, parse_line
 from trainmem_audit.envelope import MAX_BYTES, parse_envelope
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.observations import read_observation
+from trainmem_audit.pairing import Arm, certify
 from trainmem_audit.rundir import RunReader
 from trainmem_audit.sidefiles import find_frame
 from trainmem_audit.snapshots import SnapshotFile, SnapshotValues, snapshot_name
-from trainmem_audit.steplog import STEP_FILE, TENSOR_FILE, LogReader, iter_lines
+from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader, iter_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_ENVELOPE",
     "around",
+    "certify_runs",
     "compare",
     "observe_at",
     "open_snapshot",
@@ -297,6 +301,36 @@ def compare(expected: RunReader, got: RunReader, offset: int | None = None) -> t
         )
     left_over = next(right, None)
     return (None if left_over is None else comparison.feed(Group(), left_over)), comparison.steps
+
+
+def certify_runs(
+    treated: RunReader, control: RunReader, prefix: RunReader | None = None, *, order_by_loss: bool = False
+) -> Certificate:
+    """Return the pairing certificate of two recorded arms (`pairing.certify`).
+
+    Parameters
+    ----------
+    prefix:
+        The run that both branched from, where they did and it is at hand.
+
+    Raises
+    ------
+    FormatError
+        If a log is damaged, or is not the one that the statement beside it was signed for.
+    """
+    with ExitStack() as files:
+        arms = [_arm(reader, prefix, files) for reader in (treated, control)]
+        return certify(*arms, order_by_loss=order_by_loss)
+
+
+def _arm(reader: RunReader, prefix: RunReader | None, files: ExitStack) -> Arm:
+    indices = files.enter_context(reader.open(ORDER_FILE)) if ORDER_FILE in reader.names() else None
+    return Arm(_signed_lines(reader), None if prefix is None else _signed_lines(prefix), indices)
+
+
+def _signed_lines(reader: RunReader) -> Iterator[Line]:
+    signed = _manifest(reader).step_logs[0] if "run.json" in reader.names() else None
+    return read_lines(reader, signed)
 
 
 class _Saved:

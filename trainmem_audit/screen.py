@@ -10,10 +10,19 @@ from collections.abc import Callable, Iterator
 
 from trainmem_audit.commitments import fact_text
 from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
+from trainmem_audit.documents.pairing import Certificate
 from trainmem_audit.segments import segment_lines
 from trainmem_audit.text import clip, json_text, safe_text
 
-__all__ = ["FORMATS", "around_lines", "difference_lines", "result_text", "verification_lines", "verification_text"]
+__all__ = [
+    "FORMATS",
+    "around_lines",
+    "certificate_lines",
+    "difference_lines",
+    "result_text",
+    "verification_lines",
+    "verification_text",
+]
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "not-checked": "–   "}
 _UNKNOWN = "?   "
@@ -197,3 +206,23 @@ def around_lines(besides: dict[str, str]) -> Iterator[str]:
         yield "besides, these are not the same:"
     for name, text in besides.items():
         yield f"  {name}: {safe_text(text)}"
+
+
+_CLAUSE_MARKS = {"holds": "ok  ", "fails": "FAIL", "inconclusive": "?   "}
+_LABELS = {
+    "paired": "paired: the arms differ in nothing but the intervention",
+    "no-op": "no-op: the intervention changed nothing, and its effect is exactly 0",
+    "unpaired": "unpaired: what the arms differ in is no effect of the intervention",
+}
+
+
+def certificate_lines(certificate: Certificate) -> Iterator[str]:
+    """Yield the clauses of a pairing certificate, and what they come to."""
+    for number, clause in enumerate(certificate.certificate, 1):
+        places = [f"step {clause.step}"] if clause.step is not None else []
+        places += [safe_text(clause.name)] if clause.name is not None else []
+        detail = clip(safe_text(clause.detail or ""), 600)
+        text = ": ".join(part for part in (", ".join(places), detail) if part)
+        yield f"  {number} {clause.clause:<13} {_CLAUSE_MARKS[clause.state]} {text}".rstrip()
+    undecided = certificate.label == "unpaired" and all(item.state != "fails" for item in certificate.certificate)
+    yield f"result: {'unpaired: it could not be decided' if undecided else _LABELS[certificate.label]}"

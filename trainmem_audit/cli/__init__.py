@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from trainmem_audit import __version__
-from trainmem_audit.cli import check, doctor, keys, migrate, record, runs, schema, twice, verify
+from trainmem_audit.cli import check, doctor, keys, migrate, record, runs, schema, study, twice, verify
 from trainmem_audit.errors import TrainmemAuditError
 from trainmem_audit.text import safe_text
 
@@ -44,7 +44,7 @@ def _root(
     """Record a training run, verify the record, replay it, and report on it."""
 
 
-for module in (record, twice, verify, check, runs, keys, doctor, schema, migrate):
+for module in (record, twice, verify, check, runs, study, keys, doctor, schema, migrate):
     module.register(app)
 
 

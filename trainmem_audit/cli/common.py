@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +26,7 @@ __all__ = [
     "RevokedOption",
     "RunArgument",
     "TrustFileOption",
+    "ended_like_interrupted",
     "passphrase_for",
     "say",
     "signer_for",
@@ -98,3 +102,18 @@ def passphrase_for(key: Path, file: Path | None) -> bytes | None:
         return given
     entered: str = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True)
     return entered.encode()
+
+
+@contextmanager
+def ended_like_interrupted() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP for Ctrl-C: what we start has sessions of its own, so nobody else would end it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

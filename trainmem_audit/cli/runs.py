@@ -17,6 +17,7 @@ from trainmem_audit.cli.common import (
     TrustFileOption,
     say,
 )
+from trainmem_audit.cli.pairs import print_certificate
 from trainmem_audit.cli.verify import SignerOption, attestations_beside, examine_run, policy_for
 from trainmem_audit.errors import UsageError
 from trainmem_audit.text import json_text
@@ -83,6 +84,17 @@ def _diff(
             min=0, metavar="STEPS", help="How many steps of the first run come before the second, a resumed one."
         ),
     ] = None,
+    paired: Annotated[
+        bool,
+        typer.Option("--paired", help="Print the pairing certificate of two arms instead: TREATED, then CONTROL."),
+    ] = False,
+    prefix: Annotated[
+        Path | None, typer.Option("--prefix", metavar="RUN", help="The run that both arms branched from.")
+    ] = None,
+    order_by_loss: Annotated[
+        bool,
+        typer.Option("--order-by-loss", help="Without a loader: the losses choose the batches (prioritized replay)."),
+    ] = False,
 ) -> None:
     """Compare two recorded runs: the first step, component and tensor that differ, and the likely cause.
 
@@ -92,7 +104,10 @@ def _diff(
     A run that was resumed from a checkpoint of a recorded run is compared from there on, and the difference is blamed
     on what the checkpoint does not save.
 
-    Exit code: 0 equal, 1 different.
+    With --paired: whether two arms are equal up to the branch, differ there in what the intervention names alone, and
+    share order and random streams after it, clause by clause.
+
+    Exit code: 0 equal, 1 different. With --paired: 0 paired or no-op, 1 unpaired, 3 undecided.
     """
     from trainmem_audit.errors import FormatError
     from trainmem_audit.rundir import open_run
@@ -101,6 +116,8 @@ def _diff(
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
+    if paired:
+        raise typer.Exit(print_certificate(expected, got, prefix, form, order_by_loss))
     with open_run(expected) as left, open_run(got) as right:
         offset = resumed_at(left, right) if offset is None else offset or None
         difference, steps = compare(left, right, offset)

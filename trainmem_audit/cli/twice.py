@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainmem_audit.cli.common import say
+from trainmem_audit.cli.common import ended_like_interrupted, say
 from trainmem_audit.cli.record import PASS_THROUGH, require_recordable
 from trainmem_audit.errors import UsageError
 from trainmem_audit.text import json_text
@@ -101,7 +98,7 @@ def _search(plan: Plan, runs: int, quiet: bool) -> Twice:
     command = " ".join([*(["-m"] if plan.module else []), shlex.quote(plan.target), *_shown(plan)])
     try:
         with (
-            _ended_like_interrupted(),
+            ended_like_interrupted(),
             tempfile.TemporaryDirectory(prefix="twice-", ignore_cleanup_errors=True) as folder,
         ):
             runner = ScriptRunner(plan, Path(folder).resolve(), progress.step)
@@ -122,21 +119,6 @@ def _shown(plan: Plan) -> Iterator[str]:
             yield argument.prefix + REDACTED
         else:
             yield shlex.quote(argument.prefix + (argument.text if argument.text is not None else argument.path or ""))
-
-
-@contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP for Ctrl-C: runs have sessions of their own, so nobody else would end them."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Progress:

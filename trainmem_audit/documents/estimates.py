@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from trainmem_audit.documents.common import Count, Digest, Document, Extensions, Flag, FloatText, IntegerText, Name
 from trainmem_audit.documents.common import Sequence as Items
 from trainmem_audit.documents.manifest import DerivedFrom
+from trainmem_audit.documents.pairing import Clause, Label
 from trainmem_audit.documents.steplog import Producer
 
 __all__ = [
@@ -72,13 +73,13 @@ class BoundStudyLog(Document):
 
 
 class Arm(Document):
-    """One recorded run; one that failed or was left out says why."""
+    """One recorded run; one that failed or was left out says why, and a prefix that arms share has no intervention."""
 
     id: Name
     seed: IntegerText
     stream: Count | None = None
     branch_step: Count | None = None
-    intervention: Name
+    intervention: Name | None = None
     run: Nonce | None = None
     statement: Digest | None = None
     prefix: Digest | None = None
@@ -94,22 +95,13 @@ class Arm(Document):
         return self
 
 
-class Clause(Document):
-    """One clause of a pairing certificate; where it fails, the first step and what differs."""
-
-    clause: Literal["prefix", "intervention", "order", "streams"]
-    state: Literal["holds", "fails", "inconclusive"]
-    step: Count | None = None
-    detail: Text | None = None
-
-
 class Pair(Document):
     """Two arms with the same seed and noise stream, and what their logs prove."""
 
     treated: Name
     control: Name
     certificate: Annotated[Items[Clause], Field(min_length=1, max_length=4)]
-    label: Literal["paired", "no-op", "unpaired"]
+    label: Label
 
 
 class Interval(Document):

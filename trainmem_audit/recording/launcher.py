@@ -52,8 +52,9 @@ def interpreter_command(order: dict[str, Any], arguments: list[str]) -> tuple[li
         optionally `seedFd` (a pipe that holds the signing key's seed), `copySource`, `tensorBudget`, `variables`,
         `inputs`, `search` (directories to search for modules first, as by PYTHONPATH), `facts` (to commit to),
         `anonymous`, `contract` (what the author declares), `mayMove`, `imposed` ({streams, threads, seeds, sameCode}),
-        `dump` ([step, file]), `forward` ({stretches, problems}), `quiet`, `madeDir`, `selfTest`; for `twice` also
-        `starts` (what single random streams start from) and `pins` ({names, clockStart, watch, places, root}).
+        `dump` ([step, file]), `forward` ({stretches, problems}), `quiet`, `madeDir`, `selfTest`; for `twice` and
+        studies also `starts` (what single random streams start from), for `twice` `pins` ({names, clockStart, watch,
+        places, root}), for studies `study` ({plan, arm}), `observe` ({probe, head, steps}) and `stateAt` (steps).
     arguments:
         The script's own arguments.
     """
@@ -337,6 +338,9 @@ def _options(order: dict[str, Any], path: Path) -> Options:
         snapshot_auto=order.get("snapshotAuto", False),
         snapshot_budget=order.get("snapshotBudget", DEFAULT_SNAPSHOT_BUDGET),
         snapshot_at=frozenset(order.get("snapshotAt", ())),
+        study=order.get("study"),
+        observe=order.get("observe"),
+        state_at=None if order.get("stateAt") is None else frozenset(order["stateAt"]),
         say=_say,
     )
 

@@ -72,6 +72,11 @@ class Memory:
 
     # What is told of ----------------------------------------------------------------------------------------------
 
+    def module(self, name: str) -> torch.nn.Module | None:
+        """Return the module whose components have names that begin with `name`, if it is there."""
+        known = (*self._modules, *self._teachers)
+        return next((source.root for source in known if source.name == name), None)
+
     def called(self, module: torch.nn.Module) -> None:
         """Note a module that was called and is not known to be trained."""
         self._called.add(module)

@@ -89,6 +89,11 @@ class LaunchedRun:
         """The exit code, or `None` while it runs."""
         return self._process.poll()
 
+    @property
+    def group(self) -> int:
+        """The id of its process group, which is of its own."""
+        return self._process.pid
+
     def chunks(self) -> Iterator[bytes]:
         """Yield the step log as it grows, until the process has ended.
 

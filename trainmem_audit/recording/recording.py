@@ -99,6 +99,12 @@ class Options:
         Whether threads of ours write and digest (`LogWriter`).
     snapshot_every, snapshot_auto, snapshot_at, snapshot_budget:
         After which steps the state is kept: every so many (0 for none) or as the time allows, and these; bytes in all.
+    study:
+        What the run is within a study (`documents.steplog.Study`).
+    observe:
+        After which steps what is predicted for which probe (`Probing.from_order`).
+    state_at:
+        After which steps the state is digested; all of them if left out.
     """
 
     run_dir: Path
@@ -126,6 +132,9 @@ class Options:
     snapshot_auto: bool = False
     snapshot_budget: int = DEFAULT_SNAPSHOT_BUDGET
     snapshot_at: frozenset[int] = frozenset()
+    study: Mapping[str, Any] | None = None
+    observe: Mapping[str, Any] | None = None
+    state_at: frozenset[int] | None = None
     say: Callable[[str], None] = field(default=lambda text: say(text))
 
 
@@ -168,6 +177,7 @@ class Recording:
         self._start_python()
         self._known_streams.add("python")
         contract = {} if options.contract is None else {"declaredContract": options.contract.to_json()}
+        study = {} if options.study is None else {"study": dict(options.study)}
         self._writer.start(
             {
                 "t": "begin",
@@ -182,6 +192,7 @@ class Recording:
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
                 **contract,
+                **study,
             }
         )
         if options.facts or options.anonymous:
@@ -260,6 +271,7 @@ class Recording:
 
         from trainmem_audit.recording.forward import FastForward
         from trainmem_audit.recording.hooks import install
+        from trainmem_audit.recording.probing import Probing
         from trainmem_audit.recording.session import Session
         from trainmem_audit.recording.snapshots import SnapshotPlan
         from trainmem_audit.sources import batches
@@ -289,7 +301,14 @@ class Recording:
         )
         self._snapshots = kept
         own = self._is_own_code
-        self.session = Session(self._writer, self._known_streams, self._first_step, kept, options.dump, own)
+        at = None if options.state_at is None else options.state_at.__contains__
+        self.session = Session(
+            self._writer, self._known_streams, self._first_step, kept, options.dump, own, state_at=at
+        )
+        if options.observe is not None:
+            self.session.probing = Probing.from_order(
+                options.observe, lambda name: self.run_dir / name, self._opened.own_work
+            )
         self.session.saved_file = self._saved_file
         if options.forward is not None:
             self.session.forward = FastForward.from_order(options.forward, self._opened.own_work)

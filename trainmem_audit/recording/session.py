@@ -35,6 +35,7 @@ from trainmem_audit.recording.order import (
     parts_of,
     sampler_epoch,
 )
+from trainmem_audit.recording.probing import Probing
 from trainmem_audit.recording.snapshots import SnapshotPlan, write_snapshot, write_values
 from trainmem_audit.recording.workers import Slots
 from trainmem_audit.recording.writer import LogWriter
@@ -127,6 +128,7 @@ class Session:
         self._worker_epochs = 0
         self.slots: Slots | None = None
         self.forward: FastForward | None = None
+        self.probing: Probing | None = None
 
     # What torch tells us ------------------------------------------------------------------------------------------
 
@@ -320,6 +322,17 @@ class Session:
             else:
                 self.forward.leave()
             self.steps += 1
+            self._observe()
+
+    def _observe(self) -> None:
+        """Write down what the model predicts for the probe, where that was asked for at this cut."""
+        if self.probing is None or not self.probing.wants(self.steps):
+            return
+        self.active = False  # its forwards are none of the script's
+        try:
+            self._writer.put(self.probing.observe(self.steps, self._memory, self._streams))
+        finally:
+            self.active = True
 
     def _is_whole(self) -> bool:
         """Tell whether the state after this step is digested."""

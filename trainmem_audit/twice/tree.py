@@ -48,6 +48,8 @@ class Trees:
     ----------
     links:
         Paths in the working directory that the script only reads.
+    left_out:
+        Directories in it that are no part of any copy.
 
     Raises
     ------
@@ -55,13 +57,14 @@ class Trees:
         If the working directory is too large to copy.
     """
 
-    def __init__(self, root: Path, cwd: Path, links: tuple[Path, ...] = ()) -> None:
+    def __init__(self, root: Path, cwd: Path, links: tuple[Path, ...] = (), left_out: tuple[Path, ...] = ()) -> None:
         self.tree = root / "tree" / cwd.relative_to(cwd.anchor)
         self._top = root / "tree"
         self._store = root / "store"
         self._root = root
         self._cwd = cwd
         self._links = {_inside(link, cwd) for link in links}
+        self._left_out = {root, *left_out}
         self._plan = _Plan()
         self._survey(Path())
         self._refuse_too_large()
@@ -128,7 +131,7 @@ class Trees:
 
     def _survey_directory(self, path: Path, name: str) -> None:
         full = self._cwd / path
-        if full == self._root or name in _LEFT_OUT or _is_run(full):
+        if full in self._left_out or name in _LEFT_OUT or _is_run(full):
             return
         if name in _LINKED or (full / "pyvenv.cfg").is_file() or not os.access(full, os.R_OK | os.X_OK):
             self._plan.linked.append(path)

@@ -1,0 +1,1 @@
+"""Stands for a program where one is only declared."""

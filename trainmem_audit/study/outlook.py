@@ -1,0 +1,142 @@
+"""What a plan asks for, before anything runs: arms, steps, what its numbers of seeds and streams can and cannot show.
+
+Not here: whether the plan is right (`study.plan`), and how long a step takes (`study.measure`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.documents.plan import Plan
+from trainmem_audit.interventions import text_of
+from trainmem_audit.study.plan import Declared
+from trainmem_audit.text import duration_text, safe_text, size_text
+
+__all__ = ["Measured", "Outlook", "outlook", "outlook_text", "smallest_p", "warnings"]
+
+_LABEL = 14
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step of the training costs when it is recorded: seconds, and bytes on the disk."""
+
+    seconds: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How much a plan asks for.
+
+    Parameters
+    ----------
+    arms:
+        Runs to be recorded, without the prefixes that programs share.
+    prefixes:
+        Runs that arms leave; none for a script, whose arms are whole reruns.
+    steps:
+        Steps in all. A script takes as many as it likes, so these are the least.
+    """
+
+    arms: int
+    prefixes: int
+    steps: int
+    at_least: bool
+
+
+def outlook(plan: Plan) -> Outlook:
+    """Return how much a plan asks for."""
+    lengths = {stream: max(plan.horizons_of(stream), default=0) for stream in range(plan.noise_streams)}
+    arms = list(plan.arms())
+    beyond = sum(lengths[arm.stream] for arm in arms)
+    if plan.program.kind == "factory":
+        prefixes = len(plan.seeds)
+        return Outlook(len(arms), prefixes, prefixes * max(plan.branch_steps) + beyond, at_least=False)
+    return Outlook(len(arms), 0, beyond + sum(arm.branch for arm in arms), at_least=True)
+
+
+def smallest_p(seeds: int) -> float:
+    """Return the smallest p-value of a two-sided exact test over all sign flips of so many seeds: 2 of 2^S."""
+    return min(1.0, 2.0 ** (1 - seeds))
+
+
+def warnings(plan: Plan) -> Iterator[str]:
+    """Yield what the plan cannot show, a sentence each."""
+    seeds, alpha = len(plan.seeds), parse_float_text(plan.analysis.alpha)
+    if seeds == 1:
+        yield "one seed: no interval and no test, since the seed is the unit"
+    elif smallest_p(seeds) > alpha:
+        needed = next(number for number in range(seeds, 64) if smallest_p(number) <= alpha)
+        yield (
+            f"{seeds} seeds: no sign-flip test can come below p = {smallest_p(seeds):.4g}, "
+            f"and alpha is {alpha:g}; it takes {needed} seeds"
+        )
+    if plan.noise_streams < 2:
+        yield "one noise stream: no fork floor, so no law effect; what is measured holds for these paths only"
+    elif plan.fewer_streams is not None and plan.fewer_streams.streams < 2:
+        yield f"beyond horizon {plan.fewer_streams.after} there is one noise stream: pathwise distances only"
+    seconds = [int(seed) for seed in plan.seeds]
+    if seeds > 1 and all(abs(b - a) == 1 for a, b in itertools.pairwise(seconds)):
+        yield "neighbouring seeds: `seed + epoch` of one may be that of another; `seeds = N` draws unrelated ones"
+    if plan.probe.disjoint is None:
+        yield "nothing is said of how the probe is known to be disjoint from training: [probe] disjoint"
+    if plan.program.kind != "factory":
+        yield "a script is rerun from its start for every arm; a program is branched, and so far cheaper"
+
+
+def outlook_text(declared: Declared, measured: Measured | None = None, workers: int = 1) -> str:
+    """Return what `study plan` prints."""
+    return "\n".join(_lines(declared, measured, workers))
+
+
+def _lines(declared: Declared, measured: Measured | None, workers: int) -> Iterator[str]:
+    plan = declared.plan
+    found = outlook(plan)
+    yield _row("study", plan.name)
+    yield _row("plan", plan.digest)
+    yield _row("program", " ".join([plan.program.kind, plan.program.entry, *plan.program.arguments]))
+    yield _row(
+        "arms",
+        f"{found.arms} = {len(plan.seeds)} seeds × {len(plan.branch_steps)} branches × {plan.noise_streams} noise "
+        f"streams × {len(plan.treatments)} treatments" + (f", and {found.prefixes} prefixes" * (found.prefixes > 0)),
+    )
+    for name in plan.treatments:
+        yield _row("", f"{name}: {' + '.join(text_of(item) for item in plan.acting(name))}")
+    yield _row("branches", f"after {_listed(plan.branch_steps)} steps; horizons {_listed(plan.horizons)}")
+    yield _row("steps", f"{'at least ' * found.at_least}{found.steps}")
+    yield _row("time", _time(found, measured, workers))
+    yield _row("disk", "unknown" if measured is None else f"about {size_text(round(measured.bytes * found.steps))}")
+    for item in plan.contrasts:
+        yield _row("contrast", f"{item.name}: {item.treated} against {item.control}, {item.family}")
+    primary = plan.primary
+    yield _row(
+        "primary",
+        f"{primary.estimand} of {primary.contrast} on {primary.observable}, {primary.horizon} steps after "
+        f"{primary.branch_step}; margin {parse_float_text(plan.analysis.equivalence_margin):g}",
+    )
+    yield _row("smallest p", f"{smallest_p(len(plan.seeds)):.4g} with {len(plan.seeds)} seeds")
+    for note in declared.notes:
+        yield _row("filled in", note)
+    for warning in warnings(plan):
+        yield _row("warning", warning)
+
+
+def _time(found: Outlook, measured: Measured | None, workers: int) -> str:
+    if measured is None:
+        return "unknown; --measure takes some steps to find out"
+    seconds = measured.seconds * found.steps / workers
+    more = "at least " if found.at_least else "about "
+    each = f"{1000 * measured.seconds:.1f} ms a step"
+    return f"{more}{duration_text(seconds)} with {workers} workers, at {each}"
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _row(label: str, text: str) -> str:
+    return f"{label:<{_LABEL}}{safe_text(text)}"
