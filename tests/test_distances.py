@@ -16,7 +16,17 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax, softmax
 
 from trainmem_audit import elementary
-from trainmem_audit.distances import DISTANCES, FUNCTIONALS, TASKS, bit_equal, distance, functional, supports
+from trainmem_audit.distances import (
+    DISTANCES,
+    FUNCTIONALS,
+    TASKS,
+    bit_equal,
+    distance,
+    functional,
+    linear_cka,
+    pairwise,
+    supports,
+)
 from trainmem_audit.errors import FormatError
 
 PROBABILITY = [kind for kind in DISTANCES if kind != "logit-l2"]
@@ -61,6 +71,24 @@ def test_pieces_of_a_large_prediction_add_up(kind: str, monkeypatch: pytest.Monk
     whole = distance(kind, "classification", a, b)
     monkeypatch.setattr("trainmem_audit.distances._AT_ONCE", 27)
     assert distance(kind, "classification", a, b) == whole
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_how_an_array_lies_in_memory_does_not_matter(kind: str) -> None:
+    a, b = drawn(40, 33)
+    apart = np.zeros((40, 66), np.float32)
+    apart[:, ::2] = b
+    expected = distance(kind, "classification", a, b)
+    assert distance(kind, "classification", np.asfortranarray(a), apart[:, ::2]) == expected
+
+
+def test_many_pairs_are_each_their_distance() -> None:
+    arms = [drawn(20, 4, seed=seed)[0] for seed in range(4)]
+    pairs = [(0, 1), (3, 2), (1, 1)]
+    for kind in DISTANCES:
+        found = pairwise(kind, "classification", arms, pairs)
+        assert found == [distance(kind, "classification", arms[i], arms[j]) for i, j in pairs]
+        assert pairwise(kind, "classification", arms, []) == []
 
 
 def test_known_values() -> None:
@@ -217,6 +245,18 @@ def test_bit_equality_sees_the_sign_of_zero() -> None:
     assert bit_equal(np.array([np.nan]), np.array([np.nan]))
     assert not bit_equal(np.array([0.0]), np.array([-0.0]))
     assert not bit_equal(np.zeros(2, np.float32), np.zeros(2, np.float64))
+
+
+def test_linear_cka() -> None:
+    x, y = drawn(60, 5)
+    turned = x @ np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
+    assert linear_cka(x, 3 * turned + 1) == pytest.approx(1, abs=1e-6)
+    centre = np.eye(60) - 1 / 60
+    k, m = centre @ (x @ x.T) @ centre, centre @ (y @ y.T) @ centre
+    assert linear_cka(x, y) == pytest.approx((k * m).sum() / np.linalg.norm(k) / np.linalg.norm(m), rel=1e-4)
+    assert math.isnan(linear_cka(x, np.ones((60, 2))))
+    with pytest.raises(FormatError):
+        linear_cka(x, y[:3])
 
 
 def ulps(got: float, exact: Decimal) -> float:

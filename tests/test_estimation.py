@@ -26,7 +26,7 @@ from trainmem_audit.documents.steplog import Producer
 from trainmem_audit.errors import FormatError
 from trainmem_audit.estimands import BackFlow
 from trainmem_audit.estimation import Results, back_flow_estimate, differences, estimate
-from trainmem_audit.seedtables import ArmKey, Pairing
+from trainmem_audit.seedtables import ArmKey, Pairing, Repeat, witness
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(20)
@@ -501,3 +501,53 @@ def test_back_flow_over_seeds() -> None:
     assert alone.twin is None
     assert alone.delta.interval is None
     assert back_flow_estimate("nothing", "tv", [BackFlow(math.nan, math.nan)], rng).delta.units == 0
+
+
+def two_instruments(seed: int, beta: float, same: bool) -> Repeat:
+    """Run A or A′, then B, on the small regression, with every kind of momentum between them."""
+
+    def run(w: Array, m: Array, draws: int) -> tuple[Array, Array]:
+        rng = np.random.default_rng([seed, draws])
+        for _ in range(3):
+            m = beta * m + gradient(w, rng.integers(0, 96, 4))
+            w = w - 0.05 * m
+        return w, m
+
+    def out(w: Array) -> Array:
+        return (PROBE @ w).astype(np.float32)
+
+    base, none = np.random.default_rng([seed, 3]).normal(size=(6, 3)), np.zeros((6, 3))
+    (w1, m1), (w2, m2) = run(base, none, 1), run(base, none, 1 if same else 2)
+
+    def both(first: Array, second: Array) -> tuple[Array, Array]:
+        return out(run(w1, first, 9)[0]), out(run(w2, second, 9)[0])
+
+    half = (m1 + m2) / 2
+    return Repeat((out(w1), out(w2)), both(m1, m2), both(none, none), both(half, half), both(m2, m1))
+
+
+def test_the_witness_sees_momentum_and_nothing_else() -> None:
+    def seeds(beta: float, same: bool) -> tuple[list[BackFlow], bool]:
+        found = [
+            witness("total-variation", "classification", (two_instruments(10 * s + r, beta, same) for r in range(3)))
+            for s in range(6)
+        ]
+        return [one for one, _ in found], all(equal for _, equal in found)
+
+    carried, equal = seeds(0.9, same=False)
+    assert not equal
+    assert min(one.twin for one in carried) > 0
+    repeats = [two_instruments(r, 0.9, False) for r in range(3)]
+
+    def far(pairs: list[tuple[Array, Array]]) -> float:
+        return float(np.mean([distance("total-variation", "classification", *pair) for pair in pairs]))
+
+    assert carried[0].first == pytest.approx(far([one.first for one in repeats]))
+    assert carried[0].after_common == pytest.approx(far([one.common for one in repeats if one.common]))
+    twins = [(one.second[i], one.twins[i]) for one in repeats for i in (0, 1) if one.twins]
+    assert carried[0].twin == pytest.approx(far(twins))
+    memoryless, _ = seeds(0.0, same=False)
+    assert {(one.twin, one.against_break, one.against_common) for one in memoryless} == {(0, 0, 0)}
+    nothing, equal = seeds(0.9, same=True)
+    assert equal
+    assert {(one.delta, one.twin, one.first) for one in nothing} == {(0, 0, 0)}

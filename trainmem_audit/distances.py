@@ -44,6 +44,7 @@ __all__ = [
     "bit_equal",
     "distance",
     "functional",
+    "linear_cka",
     "pairwise",
     "supports",
 ]
@@ -132,6 +133,25 @@ def functional(kind: str, task: str, predictions: NDArray[Any], targets: NDArray
     return FUNCTIONALS[kind](rows, labels)
 
 
+def linear_cka(one: Array, other: Array) -> float:
+    """Return the linear centred kernel alignment of two sets of features, 0 to 1; NaN where one does not vary.
+
+    A diagnostic beside the back-flow witness, no distance: matrix products do not give the same bits everywhere.
+
+    Parameters
+    ----------
+    one, other:
+        (n, d) and (n, e): features of the same n examples.
+    """
+    if one.ndim != 2 or other.ndim != 2 or len(one) != len(other):
+        raise FormatError(
+            "features of the same examples", expected="(n, d) and (n, e)", got=f"{one.shape}, {other.shape}"
+        )
+    x, y = (a.astype(np.float64) - a.astype(np.float64).mean(axis=0) for a in (one, other))
+    own = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    return float(np.square(np.linalg.norm(x.T @ y)) / own) if own > 0 else math.nan
+
+
 def _check(kind: str, task: str, kinds: dict[str, Any]) -> None:
     if task not in TASKS:
         raise FormatError("an unknown task", expected=" or ".join(TASKS), got=task)
@@ -149,7 +169,8 @@ def _rows(predictions: NDArray[Any], task: str) -> NDArray[Any]:
     if len(shape) not in dimensions or 0 in shape:
         expected = "(n, tokens, vocabulary)" if task == "language-model" else "(n,) or (n, k)"
         raise FormatError(f"no predictions for {task}", expected=expected, got=str(shape))
-    rows = predictions.reshape(-1, shape[-1] if len(shape) > 1 else 1)
+    # rows lie one after the other, so that sums over classes run in one order however the array came
+    rows = np.ascontiguousarray(predictions).reshape(-1, shape[-1] if len(shape) > 1 else 1)
     if task == "classification" and rows.shape[1] == 1:
         return np.concatenate([np.zeros_like(rows), rows], axis=1)
     return rows

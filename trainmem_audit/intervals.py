@@ -69,8 +69,8 @@ SAMPLED: Final = 9999
 """How many are drawn where there are more; the observed one is added, so that p is never 0."""
 SKEWNESS_WARNING: Final = 1.5
 SMALLEST_UNITS_OF_A_SPREAD: Final = 2
-_TIE: Final = 1 - 1e-9
-"""What is as large as the observed one but for rounding counts as large."""
+_TIE: Final = 1e-9
+"""What is as large as the observed one but for rounding counts as large; in units of the root of the sum of squares."""
 COVERAGE_FILE: Final = "draft/coverage.json"
 
 
@@ -331,8 +331,10 @@ def _signs(units: int, streams: int, free: int, rng: np.random.Generator, exact_
         exact = True
     else:
         # raw words, since NumPy promises only of those that they stay the same from release to release
-        words = np.asarray(rng.bit_generator.random_raw(-(-(sampled + 1) * free // 64)), "<u8")
-        bits = np.unpackbits(words.view(np.uint8))[: (sampled + 1) * free].reshape(sampled + 1, free).astype(np.int8)
+        needed = (sampled + 1) * free
+        words = np.asarray(rng.bit_generator.random_raw(-(-needed // 64)), "<u8")
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:needed].reshape(sampled + 1, free)
+        bits = bits.astype(np.int8)
         bits[0] = 0
         exact = False
     signs = np.ones((len(bits), units, streams), np.int8)
@@ -379,7 +381,7 @@ def max_t(family: Sequence[NDArray[Any] | Sequence[float]], signs: Signs) -> lis
     tests = []
     for values, own in zip(family, statistics, strict=True):
         there = int((~np.isnan(np.asarray(values, np.float64).reshape(units, -1)).any(axis=1)).sum())
-        p = float(np.count_nonzero(largest >= own[0] * _TIE)) / signs.count
+        p = float(np.count_nonzero(largest >= own[0] - _TIE)) / signs.count
         least = smallest_p(there, streams, exact_up_to=2**62) if signs.exact else 1 / signs.count
         notes = () if own[0] > 0 else ("every difference is exactly 0: there is nothing to test",)
         tests.append(SignTest(kind, p, least, notes))

@@ -44,6 +44,7 @@ __all__ = [
     "snapshot_at",
     "tensor_lookup",
     "values_at",
+    "values_of_snapshot",
     "with_values",
 ]
 
@@ -200,6 +201,14 @@ def snapshot_at(reader: RunReader, manifest: Manifest, step: int) -> SnapshotFil
     }
     others = {component: files[earlier] for component, earlier in unchanged.items() if earlier in files}
     return _snapshot(reader, stated.file, others)
+
+
+def values_of_snapshot(reader: RunReader, manifest: Manifest, step: int) -> SnapshotValues | None:
+    """Return what is no tensor in the snapshot of a step, if the run has kept it; believed only by its digests."""
+    stated = next((item for item in manifest.snapshots if item.step == step), None)
+    if stated is None or stated.values is None or stated.values.file not in reader.names():
+        return None
+    return SnapshotValues(reader.read(stated.values.file, MAX_SNAPSHOT_VALUES), stated.values.file)
 
 
 def values_at(path: Path) -> SnapshotFile:

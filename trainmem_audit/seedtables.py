@@ -9,7 +9,7 @@ prediction again. Not here: what an arm is on disk (`Arms` is implemented by wha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trainmem_audit import distances, elementary
 from trainmem_audit.canonical import canonical_bytes, parse_float_text, sha256_hex
 from trainmem_audit.errors import FormatError
-from trainmem_audit.estimands import SeedDistances, law_forms, order_variance
+from trainmem_audit.estimands import BackFlow, SeedDistances, back_flow, law_forms, order_variance
 
 __all__ = [
     "MOST_CELLS",
@@ -32,8 +32,10 @@ __all__ = [
     "FunctionalCell",
     "Pairing",
     "Place",
+    "Repeat",
     "SeedTables",
     "collect",
+    "witness",
 ]
 
 Floats = NDArray[np.float64]
@@ -452,3 +454,49 @@ def _judge(cell: DistanceCell | FunctionalCell, seed: int, equal: bool, paired: 
         cell.dropped[seed] = reason
     else:
         cell.equal = cell.equal and equal
+
+
+# --- back-flow -----------------------------------------------------------------------------------------------------
+
+
+class Repeat(NamedTuple):
+    """Predictions of one repeat of the two-instrument experiment, two branches A and A′ in each field (STANDARD § 6).
+
+    `first`: after A and A′. `second`: after B, with the state carried over. `broken`: with the optimizer made anew
+    before B. `common`: with the mean of both momenta in both branches. `twins`: B(θ_A, m_A′) and B(θ_A′, m_A).
+    """
+
+    first: tuple[Array, Array]
+    second: tuple[Array, Array]
+    broken: tuple[Array, Array] | None = None
+    common: tuple[Array, Array] | None = None
+    twins: tuple[Array, Array] | None = None
+
+
+def witness(kind: str, task: str, repeats: Iterable[Repeat]) -> tuple[BackFlow, bool]:
+    """Return the witness of one seed from its repeats, which may be read one by one, and whether A and A′ are equal.
+
+    They are equal where the predictions after both are the same bits in every repeat, after the first instruments and
+    after the second: then there is nothing to test.
+
+    Raises
+    ------
+    FormatError
+        If the kind is no distance for this task, or shapes differ.
+    """
+    first: list[float] = []
+    second: list[float] = []
+    broken: list[float] = []
+    common: list[float] = []
+    twins: list[tuple[float, float]] = []
+    equal = True
+    for repeat in repeats:
+        for pair, into in zip(repeat, (first, second, broken, common), strict=False):
+            if pair is not None:
+                into.append(distances.distance(kind, task, *pair))
+        if repeat.twins is not None:
+            four = [*repeat.second, *repeat.twins]
+            carried, crossed = distances.pairwise(kind, task, four, [(0, 2), (1, 3)])
+            twins.append((carried, crossed))
+        equal = equal and all(distances.bit_equal(*pair) for pair in (repeat.first, repeat.second))
+    return back_flow(first, second, broken, common, twins), equal and bool(first)

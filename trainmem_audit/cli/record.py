@@ -34,6 +34,16 @@ def _record(
     target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script (or module, with -m).")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="The script's own arguments.")] = None,
     module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module name, as in `python -m`.")] = False,
+    program: Annotated[
+        bool,
+        typer.Option(
+            "--program", help="SCRIPT is a program, FILE.py:FUNCTION, and ARGS are NAME=VALUE; needs --steps."
+        ),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many steps of a program to record (--program).")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="SEED", help="The seed of a program (--program).")] = 0,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", "-d", metavar="DIR", help="Where to write. Default: run, run-2, …")
     ] = None,
@@ -101,6 +111,11 @@ def _record(
     """
     from trainmem_audit.documents.declared import find_contract
 
+    if program or steps is not None:
+        _record_program(
+            target, arguments or [], program, steps, seed, run_dir, snapshots, snapshot_at or [], key, quiet
+        )
+        return
     if anonymous and key is not None:
         remedy = "leave --key out; a key of your own can be linked later: trainmem-audit sign"
         raise UsageError("--anonymous makes a fresh key, and --key names another", where="--key", remedy=remedy)
@@ -133,6 +148,35 @@ def _record(
     }
     directory.mkdir(parents=True, exist_ok=True)
     _become(order, arguments or [], signer.seed())
+
+
+def _record_program(
+    entry: str,
+    arguments: list[str],
+    program: bool,
+    steps: int | None,
+    seed: int,
+    run_dir: Path | None,
+    snapshots: str,
+    snapshot_at: list[int],
+    key: Path | None,
+    quiet: bool,
+) -> None:
+    if not program or steps is None:
+        raise UsageError("a program and its number of steps go together", expected="--program --steps N", where=entry)
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise UsageError("recording needs torch", remedy="pip install 'trainmem-audit[torch]'")
+    from trainmem_audit.programs.block import record_program
+
+    directory = _new_run_dir(run_dir)
+    signer = signer_for(Path.cwd(), key, None)
+    every = _interval(snapshots)
+    kept = [*snapshot_at, *(range(0, steps, every) if every else ())]
+    record_program(entry, arguments, str(seed), steps, directory.absolute(), Path.cwd(), signer, kept)
+    if not quiet:
+        say(f"recorded {steps} steps in {directory}, signed by {signer.public.keyid}")
 
 
 def require_recordable(target: str, module: bool) -> None:

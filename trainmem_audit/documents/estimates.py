@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainmem_audit.documents.common import Count, Digest, Document, Extensions, Flag, FloatText, Name
+from trainmem_audit.documents.common import Count, Digest, Document, Extensions, Flag, FloatText, IntegerText, Name
 from trainmem_audit.documents.common import Sequence as Items
 from trainmem_audit.documents.manifest import DerivedFrom
 from trainmem_audit.documents.pairing import Clause, Label
@@ -56,7 +56,6 @@ Estimand = Literal[
 ]
 Adjustment = Literal["max-t", "holm", "benjamini-hochberg", "none"]
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-IntegerText = Annotated[str, Field(max_length=400, pattern=r"^(0|-?[1-9][0-9]*)$")]
 Text = Annotated[str, Field(max_length=10_000)]
 Units = Annotated[int, Field(ge=0, le=10_000)]
 Streams = Annotated[int, Field(ge=1, le=1000)]

@@ -16,9 +16,11 @@ from typing import Any
 
 from trainmem_audit import __version__
 from trainmem_audit.assemble import sign_run
+from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Input, SourceFile
 from trainmem_audit.errors import RecordingError
+from trainmem_audit.intervening import Surroundings, apply
 from trainmem_audit.keys import Signer
 from trainmem_audit.observations import observation_name
 from trainmem_audit.programs.live import Live
@@ -32,6 +34,7 @@ from trainmem_audit.recording.session import Session
 from trainmem_audit.recording.snapshots import SnapshotPlan
 from trainmem_audit.recording.writer import LogWriter
 from trainmem_audit.sources.twisters import python_stream
+from trainmem_audit.steplog import LogSummary
 
 __all__ = ["ArmLog", "Setting"]
 
@@ -47,10 +50,20 @@ class Setting:
         The file that the program is in, where it is one.
     command:
         The members of `documents.steplog.Command`.
+    list_elsewhere:
+        Whether to list modules from elsewhere too (as a replay does, to tell what ran).
     """
 
-    def __init__(self, directory: Path, cwd: Path, entry: Path | None, command: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        cwd: Path,
+        entry: Path | None,
+        command: Mapping[str, Any],
+        list_elsewhere: bool = False,
+    ) -> None:
         self.command = dict(command)
+        self._list_elsewhere = list_elsewhere
         self._entry = entry
         self._places = Places(cwd, cwd if entry is None else entry.resolve().parent)
         self._opened = OpenedFiles(self._places, directory)
@@ -92,7 +105,7 @@ class Setting:
         """Return the code that runs, copied into `run_dir` or by its digests, and what was imported from elsewhere."""
         if not copy and self._modules == len(sys.modules):
             return self._code
-        files = CodeFiles(run_dir, self._places, copy)
+        files = CodeFiles(run_dir, self._places, copy, self._list_elsewhere)
         with self._opened.own_work():
             entry = [] if self._entry is None else files.entry(self._entry)
             found = [*entry, *files.imported()], files.elsewhere
@@ -134,7 +147,7 @@ class ArmLog:
         self._failure: BaseException | None = None
         self._elsewhere: set[str] = set()
         with setting.own_work():
-            run_dir.mkdir(parents=True)
+            run_dir.mkdir(parents=True, exist_ok=True)
             self._writer = LogWriter(run_dir, DEFAULT_TENSOR_BUDGET, self._failed)
             self._writer.start(
                 {
@@ -190,6 +203,30 @@ class ArmLog:
         if self._failure is not None:
             raise RecordingError(f"the recording broke off ({self._failure})", where=self.run_dir.name)
 
+    def intervene(self, intervention: Intervention, around: Surroundings) -> None:
+        """Do an intervention, and write down what it did.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be done.
+        """
+        live, session = self._live, self.session
+        before, streams = session._collect()[0], live.streams.digests()
+        applied = apply(intervention, live.memory, live.streams, around)
+        after, _, values = session._collect()
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        line = {
+            "t": "intervention",
+            "i": session.steps,
+            "intervention": intervention.to_json(),
+            "state": {"before": before, "after": after},
+            "rng": {"before": streams, "after": live.streams.digests()},
+            "changed": changed,
+        }
+        more = {"order": applied.order, "facts": dict(applied.facts), "note": applied.note, "values": values}
+        self._writer.put({**line, **{name: item for name, item in more.items() if item}})
+
     def observe(self) -> None:
         """Keep the predictions on the probe."""
         steps = self.session.steps
@@ -200,6 +237,18 @@ class ArmLog:
 
     def finish(self, signer: Signer) -> Statement:
         """Close and sign the record.
+
+        Raises
+        ------
+        RecordingError
+            If it could not be written.
+        """
+        summary = self.end()
+        with self._setting.own_work():
+            return sign_run(self.run_dir, summary, signer)
+
+    def end(self) -> LogSummary:
+        """Close the record and leave it unsigned, as a replay does.
 
         Raises
         ------
@@ -218,8 +267,7 @@ class ArmLog:
         end = {"t": "end", "finished": _now(), "outcome": "finished", "exitCode": 0, "notRecorded": sorted(missing)}
         self._writer.put({**end, **members})
         with self._setting.own_work():
-            summary = self._writer.close()
-            return sign_run(self.run_dir, summary, signer)
+            return self._writer.close()
 
     def abandon(self) -> None:
         """Close the files of a stretch that has failed; it stays as it is, unsigned."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.steplog import Stream
 from trainmem_audit.errors import ReplayError, UsageError
-from trainmem_audit.programs.order import OrderSource
+from trainmem_audit.programs.order import Batch, OrderSource
 from trainmem_audit.programs.program import Program
 from trainmem_audit.recording.hooks import install
 from trainmem_audit.recording.memory import Memory
@@ -70,8 +71,7 @@ def start_streams(seed: str) -> None:
     """Set the global random streams to what follows from a seed, before the factory is called, which may set others."""
     random.seed(start_seed(seed, "python"))
     torch.default_generator.manual_seed(start_seed(seed, "torch.cpu"))
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed(start_seed(seed, "numpy") % 2**32)
+    np.random.seed(start_seed(seed, "numpy") % 2**32)
 
 
 class Live:
@@ -104,6 +104,7 @@ class Live:
         for name, item in program.components.items():
             self._name(name, item)
         self.streams.adopt()
+        self.initial = self.components()
 
     def close(self) -> None:
         """Take the hooks out."""
@@ -128,6 +129,7 @@ class Live:
 
     def record(self, session: Session | None) -> None:
         """Let `session` record from now on; nobody, without one."""
+        self.failure = None
         self._relay.__dict__["current"] = session
 
     @property
@@ -175,16 +177,51 @@ class Live:
         finally:
             self.record(session)
 
+    def passes(self, count: int) -> Iterator[Callable[[], object]]:
+        """Give forward passes over the next batches, for statistics; order and random streams are put back.
+
+        Raises
+        ------
+        UsageError
+            If the program does not say how a batch is passed, and it cannot be told from the batch.
+        """
+        order, before = self.program.order.copy(), read_streams(self.streams)
+        try:
+            for _ in range(count):
+                yield partial(self._pass, next(self.program.order))
+        finally:
+            self.program.order.put_back(order)
+            write_streams(self.streams, before)
+
+    def _pass(self, batch: Batch) -> object:
+        if self.program.forward is not None:
+            return self.program.forward(batch)
+        first = batch.data[0] if isinstance(batch.data, (list, tuple)) and batch.data else batch.data
+        if not isinstance(first, torch.Tensor):
+            raise UsageError(
+                "it is not known how a batch is passed through the model",
+                where="Program.forward",
+                expected="a function of a batch",
+                got=type(batch.data).__qualname__,
+            )
+        return self.program.model(first)
+
     # State ---------------------------------------------------------------------------------------------------------
+
+    def components(self) -> dict[str, Saved]:
+        """Return a copy of every component but the order."""
+        self.memory.settle()
+        with torch._C.DisableTorchFunction():
+            found = copy_state(self.memory.sources())
+        found.pop(OrderSource.name)
+        return found
 
     def copy(self) -> State:
         """Return the whole state."""
-        self.memory.settle()
+        components = self.components()
         self.streams.adopt()
-        with torch._C.DisableTorchFunction():
-            components = copy_state(self.memory.sources())
         return State(
-            {name: kept for name, kept in components.items() if name != OrderSource.name},
+            components,
             read_streams(self.streams),
             self.program.order.copy(),
             {id(param): param.grad.detach().clone() for param in self._parameters() if param.grad is not None},

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
+from blake3 import blake3
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainmem_audit.errors import UsageError
@@ -152,54 +153,67 @@ class Order:
         state.changes = waiting
 
     # Changing it ---------------------------------------------------------------------------------------------------
+    # Each change gives the members of `documents.steplog.OrderChange` beside the windows.
 
-    def swap_windows(self, one: Window, other: Window) -> None:
-        """Exchange two windows of batches.
+    def swap_windows(self, a: int, b: int, c: int, d: int) -> dict[str, str]:
+        """Exchange the batches [a, b) and [c, d).
 
         Raises
         ------
         UsageError
             If they overlap, reach over the end of an epoch, or hold batches of different sizes.
         """
-        (a, b), (c, d) = sorted((one, other))
+        (a, b), (c, d) = sorted(((a, b), (c, d)))
         if not (0 <= a < b <= c < d):
             raise UsageError(
                 "these windows cannot be exchanged",
                 where="order",
                 expected="two windows that are not empty and do not overlap",
-                got=f"{one[0]}-{one[1]} and {other[0]}-{other[1]}",
+                got=f"{a}-{b} and {c}-{d}",
             )
-        self._change(_Swap(self._absolute(one, other)))
+        return self._change(_Swap(self._absolute((a, b), (c, d))))
 
-    def permute_window(self, window: Window, seed: int) -> None:
-        """Bring the batches of a window into an order drawn from a generator of its own."""
-        if not 0 <= window[0] < window[1]:
-            raise UsageError("an empty window", where="order", got=f"{window[0]}-{window[1]}")
-        self._change(_Permute(self._absolute(window), seed))
+    def permute_window(self, a: int, b: int, seed: int) -> dict[str, str]:
+        """Bring the batches [a, b) into an order drawn from a generator of its own."""
+        if not 0 <= a < b:
+            raise UsageError("an empty window", where="order", got=f"{a}-{b}")
+        return self._change(_Permute(self._absolute((a, b)), seed))
 
-    def follow(self, policy: Policy, seed: int) -> None:
+    def policy(self, kind: str, seed: int) -> dict[str, str]:
         """Draw samples in another way from the next batch on; the streams of the training move as without it."""
-        state = self._state
-        state.policy, state.generator, state.fixed = policy, _generator(seed, "policy"), None
-        rest = state.plan[state.position :]
-        state.plan[state.position :] = self._by_policy(rest) if rest else []
+        if kind not in get_args(Policy):
+            raise UsageError("no such policy", where="order", expected=", ".join(get_args(Policy)), got=kind)
+        state, before = self._state, self.remaining
+        state.policy, state.generator, state.fixed = cast(Policy, kind), _generator(seed, "policy"), None
+        state.plan[state.position :] = self._by_policy(before) if before else []
+        return _planned(before, self.remaining)
 
-    def fork(self, seed: int) -> None:
+    def fork(self, seed: int) -> dict[str, str]:
         """Redraw what is left of this epoch, and what an order with a key of its own will draw in those that follow."""
-        state = self._state
-        rest = state.plan[state.position :]
-        flat = [index for batch in rest for index in batch]
+        state, before = self._state, self.remaining
+        flat = [index for batch in before for index in batch]
         moved = _generator(seed, "fork").permutation(len(flat))
-        state.plan[state.position :] = _like([flat[int(place)] for place in moved], rest)
+        state.plan[state.position :] = _like([flat[int(place)] for place in moved], before)
         state.forks = (*state.forks, seed)
+        return _planned(before, self.remaining)
 
     def _absolute(self, *windows: Window) -> tuple[Window, ...]:
         return tuple((start + self._state.number, stop + self._state.number) for start, stop in windows)
 
-    def _change(self, change: _Change) -> None:
-        self._state.changes.append(change)
-        if self._state.position < len(self._state.plan):
-            self._settle()
+    def _change(self, change: _Change) -> dict[str, str]:
+        state, before = self._state, self.remaining
+        state.changes.append(change)
+        if state.position < len(state.plan):
+            try:
+                self._settle()
+            except UsageError:
+                state.changes.pop()
+                raise
+        found = _planned(before, self.remaining)
+        if change not in state.changes:  # its windows are drawn
+            places = [place - state.number for start, stop in change.windows for place in range(start, stop)]
+            found["multiset"] = _digest(sorted(index for place in places for index in before[place]))
+        return found
 
     def _by_policy(self, drawn: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return batches of the same sizes, filled as the policy says."""
@@ -227,6 +241,16 @@ class Order:
     def place(self) -> tuple[int, int, int]:
         """The epoch, the batch within it that comes next, and how many were handed out in all."""
         return self._state.epoch, self._state.position, self._state.number
+
+    def go_to(self, place: tuple[int, int, int], rest: list[tuple[int, ...]]) -> Iterator[str]:
+        """Go to a place, with these batches left of the epoch; give why that cannot be done."""
+        state = self._state
+        if state.changes or state.policy is not None or state.forks:
+            yield "order: it was changed on purpose"
+            return
+        epoch, position, number = place
+        plan: list[tuple[int, ...]] = [()] * position + rest  # what was handed out is not needed any more
+        self._state = _State(epoch=epoch, plan=plan, position=position, number=number)
 
     def copy(self) -> object:
         """Return its whole state, for `put_back`."""
@@ -342,8 +366,24 @@ class OrderSource:
         yield ComponentState("order", _LABELS, [("remaining", flat), ("sizes", sizes), ("place", place)])
 
     def restore(self, saved: Mapping[str, Saved]) -> Iterator[str]:
-        """Refuse: an order is put back whole, by `Order.put_back`."""
-        return iter(())
+        """Put the place and the rest of the epoch back; changes that wait, and a policy, are not in it."""
+        kept = saved.get(self.name)
+        if kept is None or kept.tensors is None:
+            return
+        flat, sizes, place = (kept.tensors[name].tolist() for name in ("remaining", "sizes", "place"))
+        yield from self._order.go_to(tuple(place), _like(flat, [(0,) * size for size in sizes]))
+
+
+def _planned(before: list[tuple[int, ...]], after: list[tuple[int, ...]]) -> dict[str, str]:
+    """Return the digests of what was, and is, left of the epoch; nothing where nothing is drawn yet."""
+    if not before:
+        return {}
+    flat = ([index for batch in batches for index in batch] for batches in (before, after))
+    return dict(zip(("before", "after"), map(_digest, flat), strict=True))
+
+
+def _digest(indices: list[int]) -> str:
+    return blake3(np.array(indices, "<i8").tobytes()).hexdigest()
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

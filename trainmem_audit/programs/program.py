@@ -61,6 +61,9 @@ class Program:
     observe:
         Returns the predictions on the probe by the name of the head, (n, …) float; `{"model": model(probe.inputs)}` in
         eval mode if left out. Whatever it draws from the random streams is taken back.
+    forward:
+        Passes a batch through the model, for statistics that are recalibrated; the first item of what the order gives
+        is passed if left out.
     """
 
     model: torch.nn.Module
@@ -70,6 +73,7 @@ class Program:
     probe: Probe
     components: Mapping[str, Any] = field(default_factory=dict)
     observe: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    forward: Callable[[Batch], object] | None = None
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:

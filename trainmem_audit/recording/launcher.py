@@ -74,6 +74,9 @@ def main() -> None:
         _fix_addresses(order)
     _search(order.get("search", ()))
     arguments = order["arguments"]
+    if order["kind"] == "program":
+        _run_program(order, arguments)
+        return
     signer = _signer(order.get("seedFd"))
     quiet = bool(order.get("quiet"))
     say = _silence if quiet else _say
@@ -120,6 +123,16 @@ def main() -> None:
         raise SystemExit(3)
     if raised is not None:
         raise raised
+
+
+def _run_program(order: dict[str, Any], arguments: list[str]) -> None:
+    """Run a program, for a replay: it is training written for us, so nothing has to be as bare."""
+    from trainmem_audit.programs.child import run
+
+    try:
+        run(order, arguments)
+    except TrainmemAuditError as error:
+        _refuse(order, str(error), error.exit_code)
 
 
 def _search(entries: Sequence[str]) -> None:

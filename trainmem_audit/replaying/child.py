@@ -53,6 +53,7 @@ class Child(LaunchedRun):
         dump: tuple[int, Path] | None = None,
         same_code: bool = True,
         forward: Mapping[str, Any] | None = None,
+        program: Mapping[str, Any] | None = None,
     ) -> None:
         run_dir = root / "record"
         run_dir.mkdir()
@@ -61,6 +62,7 @@ class Child(LaunchedRun):
             order["dump"] = [dump[0], str(dump[1])]
         if forward is not None:
             order["forward"] = forward
+        order |= program or {}
         super().__init__(
             order,
             arguments,
@@ -76,9 +78,23 @@ def _entry(command: Command) -> str:
     """Return the script's place in the tree, or the module's name; a hostile one leads nowhere else."""
     if command.kind == "script":
         return place_in_tree(command.entry)
+    if command.kind == "program":
+        return _program(command.entry)
     if not all(part.isidentifier() for part in command.entry.split(".")):
         raise FormatError("not a module", where="command.entry", got=command.entry[:80])
     return command.entry
+
+
+def _program(entry: str) -> str:
+    """Return the file in the tree, or the module, and the function in it."""
+    name, _, function = entry.rpartition(":")
+    if not function.isidentifier() or not name:
+        raise FormatError("not a program", where="command.entry", got=entry[:80])
+    if name.endswith(".py"):
+        return f"{place_in_tree(name)}:{function}"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise FormatError("not a module", where="command.entry", got=entry[:80])
+    return entry
 
 
 def _order(manifest: Manifest, tree: Path, run_dir: Path, same_code: bool = True) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from trainmem_audit.privacy import REDACTED, without
 from trainmem_audit.replaying.child import Child, chosen_variables
 from trainmem_audit.replaying.loaded import loaded_by, unsigned
 from trainmem_audit.replaying.outside import reads_from_outside
+from trainmem_audit.replaying.programs import Part, part_of, parts_of
 from trainmem_audit.replaying.scratch import Scratch, build_scratch, changed_code
 from trainmem_audit.replaying.segments import Draw, SegmentReplay, SegmentsComparison
 from trainmem_audit.rundir import RunReader, open_run
@@ -146,13 +147,17 @@ def replay(reader: RunReader, statement: Statement, options: ReplayOptions) -> R
         root = Path(folder)
         try:
             segments, forward = _segments(root, reader, manifest, options.segments)
+            parts = _parts(reader, manifest, options, forward)
             scratch = _scratch(root, reader, manifest, options)
         except ReplayError as error:
             reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines())
             return Replay(outcome="not-run", mode=mode, reason=reason)
         _ask(manifest, scratch, options)
         what_if = options.allow_changed_source and bool(scratch.changed)
-        verdict = _run(root, scratch, reader, manifest, options, segments=segments, forward=forward)
+        if parts:
+            verdict = _run_parts(root, scratch, reader, manifest, options, parts, segments)
+        else:
+            verdict = _run(root, scratch, reader, manifest, options, segments=segments, forward=forward)
         if verdict.outcome == "mismatch" and not scratch.changed:
             verdict = _confirm(root / "again", verdict, reader, manifest, options)
         found = verdict.difference
@@ -187,6 +192,49 @@ def _segments(
         return segments, segments.lay_out(root)
     except FormatError as error:
         raise ReplayError(f"the record was changed after it was checked: {error.message}") from None
+
+
+def _parts(reader: RunReader, manifest: Manifest, options: ReplayOptions, forward: dict[str, Any] | None) -> list[Part]:
+    """Return the stretches of a program that are run, each in a process of its own; none for a script."""
+    if manifest.command.kind != "program":
+        return []
+    try:
+        return [part_of(reader, manifest, options.steps)] if forward is None else parts_of(reader, manifest, forward)
+    except FormatError as error:
+        raise ReplayError(f"the record was changed after it was checked: {error.message}") from None
+
+
+def _run_parts(
+    root: Path,
+    scratch: Scratch,
+    reader: RunReader,
+    manifest: Manifest,
+    options: ReplayOptions,
+    parts: list[Part],
+    segments: SegmentReplay | None,
+) -> Replay:
+    """Run stretch after stretch of a program; the first that does not match ends it."""
+    verdict = Replay(outcome="not-run", mode="")
+    steps = 0
+    for number, part in enumerate(parts):
+        folder = root / f"part-{number}"
+        folder.mkdir()
+        own = options if part.last is None else replace(options, steps=part.last + 1)
+        verdict = _run(folder, scratch, reader, manifest, own, part=part)
+        compared = max(0, verdict.steps_compared - part.first)
+        steps += compared
+        verdict = verdict.model_copy(update={"steps_compared": steps})
+        if verdict.outcome != "match":
+            break
+    if segments is not None and verdict.outcome == "mismatch" and verdict.difference is not None:
+        reason = (
+            f"step {verdict.difference.step} comes out differently from the snapshot before it "
+            f"({verdict.difference.blame}): the program keeps memory that it does not name, or carries something from "
+            "before its optimizer's step to after it, or the segment is not what it does; only a replay from the start "
+            f"decides: --replay prefix:{verdict.difference.step + 1}"
+        )
+        return verdict.model_copy(update={"outcome": "inconclusive", "reason": reason})
+    return verdict
 
 
 def _scratch(root: Path, reader: RunReader, manifest: Manifest, options: ReplayOptions) -> Scratch:
@@ -241,7 +289,9 @@ def _hide(value: Any, typed: list[str]) -> Any:
 
 def _ask(manifest: Manifest, scratch: Scratch, options: ReplayOptions) -> None:
     entry = manifest.command.entry
-    program = ["-m", entry] if manifest.command.kind == "module" else [entry.split("/", 1)[-1]]
+    kind = manifest.command.kind
+    program = ["-m", entry] if kind == "module" else [entry.split("/", 1)[-1]]
+    program = ["-m", "trainmem_audit", "record", "--program", entry.split("/", 1)[-1]] if kind == "program" else program
     variables, refused = chosen_variables(manifest)
     scratch.notes += [
         f"the variable {name} is not imposed: its value was redacted, or programs may load code by it"
@@ -272,16 +322,31 @@ def _run(
     *,
     segments: SegmentReplay | None = None,
     forward: dict[str, Any] | None = None,
+    part: Part | None = None,
 ) -> Replay:
     seconds = _recorded_seconds(manifest)
     timeout = options.timeout if options.timeout is not None else 10 * seconds + 300
     same_code = not scratch.changed
     with Child(
-        root, scratch.tree, manifest, scratch.arguments, timeout, dump=dump, same_code=same_code, forward=forward
+        root,
+        scratch.tree,
+        manifest,
+        scratch.arguments,
+        timeout,
+        dump=dump,
+        same_code=same_code,
+        forward=forward,
+        program=None if part is None else part.order,
     ) as child:
         watcher = _Watcher(child, manifest, _typed(scratch, manifest), reader.size(STEP_FILE))
         lookups = (tensor_lookup(reader), lambda step: _fresh_lookup(child.run_dir, step))
-        comparison = Comparison(*lookups) if segments is None else segments.comparison(*lookups)
+        first = 0 if part is None else part.first
+        comparison: Comparison | SegmentsComparison
+        if segments is None:
+            comparison = Comparison(*lookups, resumed_at=first or None)
+            watcher.skips = first
+        else:
+            comparison = segments.comparison(*lookups)
         try:
             difference = watcher.compare(comparison, reader, options)
         except (ReplayError, FormatError) as error:
@@ -419,6 +484,7 @@ class _Watcher:
 
     def __init__(self, child: Child, manifest: Manifest, typed: list[str], size: int) -> None:
         self.reason = ""
+        self.skips = 0
         self._typed = typed
         self._left = 2 * (size + _LINE_COST * manifest.step_logs[0].count) + _MORE_LOG
         self._child = child
@@ -448,6 +514,9 @@ class _Watcher:
                 return None
             if isinstance(comparison, SegmentsComparison) and comparison.done:
                 return None
+            if isinstance(comparison, Comparison) and comparison.steps < self.skips:
+                comparison.skip(expected)
+                continue
             if isinstance(expected.last, End) and expected.last.outcome == "interrupted":
                 return None  # a replay would go on: nobody interrupts it
             got = next(found, None)

@@ -21,13 +21,14 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from trainmem_audit.canonical import canonical_bytes, component_digest, loads_strict
+from trainmem_audit.contract import stream_digest
 from trainmem_audit.divergence import Comparison, Group, TensorLookup
 from trainmem_audit.documents.findings import Difference, Segments
 from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.documents.steplog import Component, End, Inventory, Step
 from trainmem_audit.errors import FormatError, ReplayError
 from trainmem_audit.rundir import RunReader
-from trainmem_audit.runs import read_lines, snapshot_at
+from trainmem_audit.runs import read_lines, snapshot_at, values_of_snapshot
 from trainmem_audit.segments import Segment, choose, draw, segments_of, stretches_of, verdict_of
 from trainmem_audit.snapshots import Entry, SnapshotFile, header_bytes
 
@@ -75,6 +76,7 @@ class _Start:
     """What the log says of a step after which a snapshot is put back."""
 
     state: dict[str, str]
+    rng: dict[str, str]
     tensors: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
@@ -250,8 +252,17 @@ class SegmentReplay:
                     _copy(kept, component, tensors, start.state[component], file)
         except FormatError as error:
             raise ReplayError(f"the snapshot of step {step} is not what was signed: {error.message}") from None
-        rest = {"tensors": start.tensors, "values": start.values}
+        rest = {"tensors": start.tensors, "values": start.values, "streams": self._streams(step, start)}
         path.with_suffix(".json").write_bytes(canonical_bytes(rest))
+
+    def _streams(self, step: int, start: _Start) -> dict[str, Any]:
+        """Return the random streams after a step, each only if it has its digest in the log."""
+        kept = values_of_snapshot(self._reader, self._manifest, step)
+        found = {} if kept is None else kept.streams
+        for name, stream in found.items():
+            if stream_digest(stream) != start.rng.get(name):
+                raise ReplayError(f"the snapshot of step {step} is not what was signed: {name} has another digest")
+        return {name: stream.to_json() for name, stream in found.items()}
 
 
 def _copy(kept: SnapshotFile, component: str, tensors: Any, digest: str, file: Any) -> None:
@@ -267,7 +278,7 @@ def _copy(kept: SnapshotFile, component: str, tensors: Any, digest: str, file: A
 
 
 def _start(line: Step, components: dict[str, Component], values: dict[str, Any], skipped: tuple[int, ...]) -> _Start:
-    start = _Start(line.state, skipped=skipped)
+    start = _Start(line.state, line.rng, skipped=skipped)
     for name in line.state:
         tensors = components[name].tensors
         if tensors is not None:
