@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
     )
     study.command("plan", short_help="Check a study, and say what it will cost and can find.")(_plan)
+    study.command("probe", short_help="Write the probe of a program to the file that a study names.")(_probe)
     study.command("run", short_help="Run what is missing of a study.")(_run)
     study.command("estimate", short_help="Compute what a study found, from its records alone.")(_estimate)
     app.add_typer(study, name="study", short_help="Measure what memory does, by runs that are planned beforehand.")
@@ -53,6 +54,29 @@ def _plan(
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     declared = read_study(file)
     typer.echo(json_text(declared.plan.to_json()) if form == "json" else outlook_text(declared))
+
+
+def _probe(
+    file: StudyArgument,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+) -> None:
+    """Write the probe of a study's program to [probe] file: a study is declared with its digest.
+
+    Runs the program's factory, and none of its steps.
+    """
+    from trainmem_audit.rundir import write_atomic
+    from trainmem_audit.study.plan import wanted_probe
+
+    _require_torch()
+    wanted = wanted_probe(file)
+    target = wanted.directory / wanted.file
+    if target.exists() and not force:
+        raise UsageError("there is such a file already", where=str(target), remedy="--force overwrites it")
+    from trainmem_audit.programs.probefile import probe_bytes, probe_of
+
+    probe = probe_of(wanted.entry, wanted.arguments, wanted.seed, wanted.directory)
+    write_atomic(target, probe_bytes(probe))
+    say(f"wrote {target}: {len(probe.inputs)} examples" + (f"; {probe.disjoint}" if probe.disjoint else ""))
 
 
 def _run(
@@ -95,7 +119,7 @@ def _run(
     _require_torch()
     declared = read_study(file)
     target = file.with_suffix("") if directory is None else directory
-    signer = signer_for(declared.directory, key, passphrase_file)
+    signer = signer_for(Path.cwd(), key, passphrase_file)
     number = workers or cores()
     progress = _Bar(quiet)
     runner = Runner(
@@ -129,7 +153,7 @@ def _estimate(
 
     if not directory.is_dir():
         raise UsageError("no such directory", where=str(directory))
-    document = write_estimates(directory, signer_for(directory, key, passphrase_file))
+    document = write_estimates(directory, signer_for(Path.cwd(), key, passphrase_file))
     unpaired = sum(pair.label == "unpaired" for pair in document.pairs)
     typer.echo(f"{directory / ESTIMATES}: {len(document.estimates)} estimates")
     typer.echo(f"arms: {document.study_log.started} started, {document.study_log.reported} reported")

@@ -27,7 +27,7 @@ from trainmem_audit.documents.plan import FUNCTIONALS, Estimand, ObservableKind,
 from trainmem_audit.errors import FormatError, TrainmemAuditError, UsageError
 from trainmem_audit.interventions import parse
 
-__all__ = ["DEFAULT_KICK", "Declared", "declare", "read_plan", "read_study"]
+__all__ = ["DEFAULT_KICK", "Declared", "WantedProbe", "declare", "read_plan", "read_study", "wanted_probe"]
 
 DEFAULT_KICK = 1e-3
 """Relative size of the kick that every study runs, where the plan says no other."""
@@ -78,12 +78,15 @@ def read_study(path: Path) -> Declared:
     UsageError
         Naming the first member that is wrong, or cannot be read.
     """
+    return declare(_members(path), path.absolute().parent, path.name)
+
+
+def _members(path: Path) -> dict[str, Any]:
     data = _read(path, "the study cannot be read")
     try:
-        members = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8
         raise UsageError("not a study", where=path.name, expected="TOML", got=str(error)[:200]) from None
-    return declare(members, path.absolute().parent, path.name)
 
 
 def read_plan(path: Path) -> Plan:
@@ -99,6 +102,36 @@ def read_plan(path: Path) -> Plan:
     if plan.canonical() != data:
         raise FormatError("a plan that is not in its canonical form", where=path.name)
     return plan
+
+
+@dataclass(frozen=True)
+class WantedProbe:
+    """The program whose probe is to be written, and where."""
+
+    entry: str
+    arguments: tuple[str, ...]
+    seed: str
+    directory: Path
+    file: str
+
+
+def wanted_probe(path: Path) -> WantedProbe:
+    """Return what a `study.toml` says of the probe of its program, whether that is there or not.
+
+    Raises
+    ------
+    UsageError
+        If its program is no factory, or it names no file for the probe.
+    """
+    table = _Table(_members(path), path.name, _MEMBERS[""].split())
+    draft = _Draft(table, path.absolute().parent)
+    program = draft.program()
+    probe = table.table("probe", "probe")
+    file = probe.get("file", str, "where to write it")
+    _relative(probe, "file", file)
+    if program["kind"] != "factory":
+        table.no("program", "a program: the probe of a script is made by hand", program["entry"])
+    return WantedProbe(program["entry"], tuple(program["arguments"]), draft.seeds()[0], path.absolute().parent, file)
 
 
 def _read(path: Path, problem: str) -> bytes:
@@ -239,7 +272,7 @@ class _Draft:
     def document(self) -> dict[str, Any]:
         """Return the members of `Plan`."""
         table = self._table
-        program = self._program()
+        program = self.program()
         observables = self._observables()
         interventions = self._interventions(program["kind"])
         combinations = self._combinations()
@@ -247,7 +280,7 @@ class _Draft:
             "schemaVersion": SCHEMA_VERSION,
             "name": table.get("name", str, "what the study is called"),
             "program": program,
-            "seeds": self._seeds(),
+            "seeds": self.seeds(),
             "noiseStreams": table.count("noiseStreams", 1, 1000, 1),
             "branchSteps": table.counts("branchSteps"),
             "horizons": table.counts("horizons"),
@@ -280,7 +313,8 @@ class _Draft:
 
     # Members -------------------------------------------------------------------------------------------------------
 
-    def _program(self) -> dict[str, Any]:
+    def program(self) -> dict[str, Any]:
+        """Return what every arm runs."""
         table = self._table.table("program", "program")
         entry = table.get("entry", str, "FILE.py:FUNCTION, a script, or a module")
         kind = table.choice("kind", ("factory", "script", "module"), _kind_of(entry))
@@ -309,7 +343,8 @@ class _Draft:
         name = entry.rpartition(":")[0] if kind == "factory" else entry
         return self._directory / name if name.endswith(".py") and kind != "module" else None
 
-    def _seeds(self) -> list[str]:
+    def seeds(self) -> list[str]:
+        """Return the seeds, drawn where only their number is said."""
         table = self._table
         value = table.get("seeds", (int, list), "a number of seeds, or a list of them")
         if isinstance(value, list):
