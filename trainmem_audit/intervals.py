@@ -333,8 +333,8 @@ def _signs(units: int, streams: int, free: int, rng: np.random.Generator, exact_
         # raw words, since NumPy promises only of those that they stay the same from release to release
         needed = (sampled + 1) * free
         words = np.asarray(rng.bit_generator.random_raw(-(-needed // 64)), "<u8")
-        bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:needed].reshape(sampled + 1, free)
-        bits = bits.astype(np.int8)
+        flat = np.unpackbits(words.view(np.uint8), bitorder="little")[:needed]
+        bits = flat.reshape(sampled + 1, free).astype(np.int64)
         bits[0] = 0
         exact = False
     signs = np.ones((len(bits), units, streams), np.int8)
