@@ -15,7 +15,7 @@ from trainmem_audit.errors import UsageError
 from trainmem_audit.text import duration_text, safe_text
 
 if TYPE_CHECKING:
-    from trainmem_audit.study.plan import Declared
+    from trainmem_audit.study.plan import Declared, WantedProbe
     from trainmem_audit.study.runner import Progress, Work
 
 __all__ = ["register"]
@@ -64,7 +64,6 @@ def _probe(
 
     Runs the program's factory, and none of its steps.
     """
-    from trainmem_audit.rundir import write_atomic
     from trainmem_audit.study.plan import wanted_probe
 
     _require_torch()
@@ -72,8 +71,14 @@ def _probe(
     target = wanted.directory / wanted.file
     if target.exists() and not force:
         raise UsageError("there is such a file already", where=str(target), remedy="--force overwrites it")
-    from trainmem_audit.programs.probefile import probe_bytes, probe_of
+    _write_probe(wanted)
 
+
+def _write_probe(wanted: WantedProbe) -> None:
+    from trainmem_audit.programs.probefile import probe_bytes, probe_of
+    from trainmem_audit.rundir import write_atomic
+
+    target = wanted.directory / wanted.file
     probe = probe_of(wanted.entry, wanted.arguments, wanted.seed, wanted.directory)
     write_atomic(target, probe_bytes(probe))
     say(f"wrote {target}: {len(probe.inputs)} examples" + (f"; {probe.disjoint}" if probe.disjoint else ""))
@@ -113,10 +118,12 @@ def _run(
       2  the study or the directory cannot be used
       3  some arms failed, or the study was interrupted
     """
-    from trainmem_audit.study.plan import read_study
+    from trainmem_audit.study.plan import probe_to_write, read_study
     from trainmem_audit.study.runner import Runner, cores
 
     _require_torch()
+    if (wanted := probe_to_write(file)) is not None:
+        _write_probe(wanted)
     declared = read_study(file)
     target = file.with_suffix("") if directory is None else directory
     signer = signer_for(Path.cwd(), key, passphrase_file)

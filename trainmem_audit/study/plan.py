@@ -27,8 +27,20 @@ from trainmem_audit.documents.plan import FUNCTIONALS, Estimand, ObservableKind,
 from trainmem_audit.errors import FormatError, TrainmemAuditError, UsageError
 from trainmem_audit.interventions import parse
 
-__all__ = ["DEFAULT_KICK", "Declared", "WantedProbe", "declare", "read_plan", "read_study", "wanted_probe"]
+__all__ = [
+    "DEFAULT_KICK",
+    "DEFAULT_PROBE",
+    "Declared",
+    "WantedProbe",
+    "declare",
+    "probe_to_write",
+    "read_plan",
+    "read_study",
+    "wanted_probe",
+]
 
+DEFAULT_PROBE = "probe.safetensors"
+"""Where the probe of a program lies, where the study names no other file."""
 DEFAULT_KICK = 1e-3
 """Relative size of the kick that every study runs, where the plan says no other."""
 _MOST_BYTES = 2**20
@@ -127,11 +139,21 @@ def wanted_probe(path: Path) -> WantedProbe:
     draft = _Draft(table, path.absolute().parent)
     program = draft.program()
     probe = table.table("probe", "probe")
-    file = probe.get("file", str, "where to write it")
+    file = probe.get("file", str, "where to write it", DEFAULT_PROBE)
     _relative(probe, "file", file)
     if program["kind"] != "factory":
         table.no("program", "a program: the probe of a script is made by hand", program["entry"])
     return WantedProbe(program["entry"], tuple(program["arguments"]), draft.seeds()[0], path.absolute().parent, file)
+
+
+def probe_to_write(path: Path) -> WantedProbe | None:
+    """Return what `wanted_probe` does, if it is the probe of a program and not there yet."""
+    table = _Table(_members(path), path.name, _MEMBERS[""].split())
+    probe = table.table("probe", "probe")
+    if _Draft(table, path.absolute().parent).program()["kind"] != "factory" or "sha256" in probe:
+        return None
+    wanted = wanted_probe(path)
+    return None if (wanted.directory / wanted.file).exists() else wanted
 
 
 def _read(path: Path, problem: str) -> bytes:
@@ -286,7 +308,7 @@ class _Draft:
             "horizons": table.counts("horizons"),
             "interventions": interventions,
             "observables": observables,
-            "probe": self._probe(),
+            "probe": self._probe(program["kind"]),
             "analysis": self._analysis(interventions),
         }
         document |= {"combinations": combinations} if combinations else {}
@@ -434,24 +456,26 @@ class _Draft:
             found[name] = {"kind": inner.choice("kind", kinds), "task": task}
         return found
 
-    def _probe(self) -> dict[str, Any]:
+    def _probe(self, kind: str) -> dict[str, Any]:
         table = self._table.table("probe", "probe")
         head = table.get("head", str, "whose predictions are taken", "model")
         found: dict[str, Any] = {"head": head}
         if "disjoint" in table:
             found["disjoint"] = table.get("disjoint", str, "how it is known")
-        if "file" not in table:
+        file = table.optional("file", str, "a safetensors file")
+        if file is None and kind == "factory" and "sha256" not in table:
+            file = DEFAULT_PROBE
+        if file is None:
             return found | {
                 "sha256": table.get("sha256", str, "the probe's `file`, or its `sha256` and `size`"),
                 "size": table.count("size", 1, 2**53 - 1),
             }
-        name = table.get("file", str, "a safetensors file")
-        _relative(table, "file", name)
-        sha256, size = _probe_of(self._directory / name, table.place("file"))
+        _relative(table, "file", file)
+        sha256, size = _probe_of(self._directory / file, table.place("file"), kind)
         for member, known in (("sha256", sha256), ("size", size)):
             if member in table and table.get(member, (str, int), str(known)) != known:
                 table.no(member, f"that of the file: {known}", table.get(member, (str, int), ""))
-        return found | {"file": name, "sha256": sha256, "size": size}
+        return found | {"file": file, "sha256": sha256, "size": size}
 
     def _analysis(self, interventions: dict[str, Any]) -> dict[str, Any]:
         table = self._table.table("analysis", "analysis")
@@ -555,16 +579,18 @@ def _relative(table: _Table, name: str, text: str) -> None:
         table.no(name, "a path below the directory of the study, with forward slashes", text, remedy)
 
 
-def _probe_of(path: Path, where: str) -> tuple[str, int]:
+def _probe_of(path: Path, where: str, kind: str) -> tuple[str, int]:
     """Return the SHA-256 of a probe's file and how many examples it has."""
+    if kind == "factory" and not path.exists():
+        remedy = "trainmem-audit study probe writes it; so does study run"
+        raise UsageError("the probe of the program is not there yet", where=where, got=path.name, remedy=remedy)
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             entries = ArrayFile(file, path.stat().st_size, path.name).entries
     except OSError as error:
-        remedy = "`study probe` writes that of a program"
-        raise UsageError("the probe cannot be read", where=where, got=error.strerror or "", remedy=remedy) from None
+        raise UsageError("the probe cannot be read", where=where, got=error.strerror or "") from None
     inputs, targets = entries.get("x"), entries.get("y")
     if inputs is None or not inputs.shape or inputs.shape[0] == 0:
         raise UsageError("not a probe", where=where, expected="an array `x` of inputs, the first axis over examples")
