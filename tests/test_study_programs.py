@@ -175,6 +175,7 @@ def _first(estimates: dict[str, Any], **members: Any) -> None:
     estimates["estimates"][0].update(members)
 
 
+FAST = ("a value", "a pair that is paired", "an arm less")
 FORGED: dict[str, tuple[Change, str]] = {
     "a value": (lambda e: _first(e, value=float_text(0.25)), "estimates[0].value"),
     "a verdict": (lambda e: _first(e, verdict="effect"), "estimates[0].verdict"),
@@ -187,7 +188,9 @@ FORGED: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", sorted(FORGED))
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what in FAST else pytest.mark.slow) for what in sorted(FORGED)]
+)
 def test_a_forged_number_is_named(copied: Path, what: str) -> None:
     """The forger holds the key: what he signs does not come out again all the same."""
     change, where = FORGED[what]
@@ -265,12 +268,14 @@ def test_what_is_no_envelope_is_refused(copied: Path) -> None:
     assert base64.b64decode(data["payload"])
 
 
+@pytest.mark.slow
 def test_a_study_that_is_not_finished_gives_no_numbers(declared: Declared, tmp_path: Path) -> None:
     run(declared, tmp_path / "study", MemoryExecutor(dies_at="reset.s0.b3.r0"))
     with pytest.raises(UsageError, match="not a finished study"):
         write_estimates(tmp_path / "study", SIGNER)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_comes_out_as_one_that_was_not(declared: Declared, finished: Path, tmp_path: Path) -> None:
     """Arms that are there are kept; the prefix is trained again and comes out as it was recorded."""
     directory = tmp_path / "study"
@@ -289,6 +294,7 @@ def test_an_interrupted_study_comes_out_as_one_that_was_not(declared: Declared, 
     assert ours.study_log.started > theirs.study_log.started
 
 
+@pytest.mark.slow
 def test_arms_that_fail_leave_their_seed_out(tmp_path: Path) -> None:
     declared = declare(
         tmp_path / "declared", ('half = "scale:optimizer.momentum:0.5"', 'half = "reset:optimizer.nothing"')
@@ -305,6 +311,7 @@ def test_arms_that_fail_leave_their_seed_out(tmp_path: Path) -> None:
     assert pick(document, "reset", "pathwise", "total-variation", 1).units == 2
 
 
+@pytest.mark.slow
 def test_a_program_with_another_probe_runs_no_arm(declared: Declared, tmp_path: Path) -> None:
     other = declare(tmp_path / "declared")
     source = other.directory / "program.py"
@@ -316,6 +323,7 @@ def test_a_program_with_another_probe_runs_no_arm(declared: Declared, tmp_path: 
     assert all("not that of the plan" in reason for reason in outcome.failed.values())
 
 
+@pytest.mark.slow
 def test_estimate_and_verify_by_the_command_line(copied: Path, tmp_path: Path) -> None:
     done = audit("study", "estimate", copied, "--key", _key_file(tmp_path), cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
