@@ -24,11 +24,9 @@ from trainmem_audit.study.ledger import read_study_log
 from trainmem_audit.study.plan import read_study
 
 PROGRAM = (
+    ("null_players = false\n", ""),
     ('entry = "train.py"', 'entry = "twin.py:program"'),
-    (
-        'arguments = ["--seed", "{seed}", "--steps", "12"]\n',
-        "",
-    ),
+    ('arguments = ["--seed", "{seed}", "--steps", "12"]\n', ""),
 )
 
 
