@@ -337,6 +337,21 @@ def test_estimate_and_verify_by_the_command_line(copied: Path, tmp_path: Path) -
     assert read_study_log(copied / "study.jsonl").summary.end is not None
 
 
+@pytest.mark.slow
+def test_estimates_need_no_torch(copied: Path, tmp_path: Path) -> None:
+    """Computed and checked again where importing torch fails, to the same bytes."""
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "torch.py").write_text("raise ImportError('no torch here')\n")
+    env = {"PYTHONPATH": str(tmp_path / "without")}
+    before = estimates_of(copied)
+    (copied / "estimates.json").unlink()
+    done = audit("study", "estimate", copied, cwd=tmp_path, home=tmp_path / "home", env=env)
+    assert done.returncode == 0, done.stderr
+    assert estimates_of(copied) == before
+    checked = audit("verify", copied / "estimates.json", cwd=tmp_path, home=tmp_path / "home", env=env)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def _key_file(directory: Path) -> Path:
     path = directory / "key"
     done = audit("keygen", path, cwd=directory, home=directory / "home")

@@ -40,6 +40,16 @@ def register(app: typer.Typer) -> None:
 
 def _plan(
     file: StudyArgument,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take some steps of the training, to say how long it will all take.")
+    ] = False,
+    pilot: Annotated[
+        Path | None,
+        typer.Option("--pilot", metavar="ESTIMATES", help="The estimates.json of a smaller study: says the power."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", metavar="N", min=1, max=1000, help="As study run will have.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
 ) -> None:
     """Check a study and say what it asks for: arms, steps, the smallest p-values that its seeds can give.
@@ -48,12 +58,31 @@ def _plan(
     """
     from trainmem_audit.study.outlook import outlook_text
     from trainmem_audit.study.plan import read_study
+    from trainmem_audit.study.runner import cores
     from trainmem_audit.text import json_text
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     declared = read_study(file)
-    typer.echo(json_text(declared.plan.to_json()) if form == "json" else outlook_text(declared))
+    if form == "json":
+        typer.echo(json_text(declared.plan.to_json()))
+        return
+    found = None if pilot is None else _pilot(pilot)
+    cost = _cost(declared) if measure else None
+    typer.echo(outlook_text(declared, cost, workers or cores(), found))
+
+
+def _pilot(path: Path) -> Any:
+    from trainmem_audit.study.estimating import read_estimates
+
+    return read_estimates(path)
+
+
+def _cost(declared: Declared) -> Any:
+    _require_torch()
+    from trainmem_audit.study.measure import measure
+
+    return measure(declared)
 
 
 def _probe(
