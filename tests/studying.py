@@ -104,6 +104,7 @@ class TinyWork:
     directory: Path
     broken: set[str] = field(default_factory=set)
     needs: dict[str, str] = field(default_factory=dict)
+    why: str = "it is broken"
 
     def arms(self) -> tuple[str, ...]:
         """Return the ids of all arms."""
@@ -124,7 +125,7 @@ def run_tiny(argument: tuple[str, TinyWork], tell: Callable[[Any], None]) -> Non
     name, work = argument
     tell(("start", name))
     if name in work.broken:
-        raise TrainmemAuditError("it is broken")
+        raise TrainmemAuditError(work.why)
     write_tiny(work.directory / "arms" / name, name, work.plan.digest)
     tell(("finish", name))
 

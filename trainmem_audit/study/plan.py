@@ -26,6 +26,7 @@ from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.plan import FUNCTIONALS, Estimand, ObservableKind, Plan, Task
 from trainmem_audit.errors import FormatError, TrainmemAuditError, UsageError
 from trainmem_audit.interventions import parse
+from trainmem_audit.privacy import redact_argv
 
 __all__ = [
     "DEFAULT_KICK",
@@ -343,6 +344,9 @@ class _Draft:
         arguments = table.get("arguments", list, "a list of texts", [])
         if not all(isinstance(text, str) for text in arguments):
             table.no("arguments", "a list of texts", arguments)
+        if any(argument.redacted for argument in redact_argv(arguments, self._directory)):
+            remedy = "a variable, or a file that the program reads: a plan is published, and nothing can be taken out"
+            table.no("arguments", "no secret, and no name of a person or machine", "one of them", remedy)
         _relative(table, "entry", entry.rpartition(":")[0] if kind == "factory" else entry)
         found: dict[str, Any] = {"kind": kind, "entry": entry, "arguments": arguments}
         file = self._entry_file(kind, entry)
