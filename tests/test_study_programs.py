@@ -175,7 +175,7 @@ def _first(estimates: dict[str, Any], **members: Any) -> None:
     estimates["estimates"][0].update(members)
 
 
-FAST = ("a value", "a pair that is paired", "an arm less")
+FAST = ("a pair that is paired",)
 FORGED: dict[str, tuple[Change, str]] = {
     "a value": (lambda e: _first(e, value=float_text(0.25)), "estimates[0].value"),
     "a verdict": (lambda e: _first(e, verdict="effect"), "estimates[0].verdict"),

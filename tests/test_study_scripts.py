@@ -85,6 +85,7 @@ def one(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     return path.parent / "study"
 
 
+@pytest.mark.slow
 def test_a_script_is_rerun_for_every_arm(one: Path, home: Path) -> None:
     plan = read_study(one.parent / "study.toml").plan
     log = read_study_log(one / "study.jsonl").summary
