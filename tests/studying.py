@@ -48,6 +48,10 @@ def study_directory(directory: Path, study: Path) -> Path:
     return directory / "study.toml"
 
 
+class _KilledError(Exception):
+    """The job's process is gone."""
+
+
 @dataclass
 class MemoryExecutor:
     """An executor that runs every job at once, in this process, and can be made to lose one."""
@@ -55,8 +59,12 @@ class MemoryExecutor:
     dies_at: str = ""
     _messages: list[Message] = field(default_factory=list)
     _submitted: int = 0
+    _killed: bool = False
 
-    pending = 0
+    @property
+    def pending(self) -> int:
+        """How many jobs are not over: the one in which it was killed."""
+        return int(self._killed)
 
     def submit(self, job: Job) -> int:
         """Run the job."""
@@ -65,7 +73,7 @@ class MemoryExecutor:
 
         def tell(value: object) -> None:
             if self.dies_at and value == ("finish", self.dies_at):
-                raise KeyboardInterrupt
+                raise _KilledError
             self._messages.append(Message(number, "told", value))
 
         try:
@@ -73,11 +81,15 @@ class MemoryExecutor:
             self._messages.append(Message(number, "done", value))
         except TrainmemAuditError as error:
             self._messages.append(Message(number, "failed", str(error)))
+        except _KilledError:
+            self._killed = True
         return number
 
     def wait(self, timeout: float) -> list[Message]:
         """Return what was told."""
         told, self._messages = self._messages, []
+        if not told and self._killed:
+            raise KeyboardInterrupt
         return told
 
     def close(self) -> None:
@@ -92,6 +104,7 @@ class TinyWork:
     directory: Path
     broken: set[str] = field(default_factory=set)
     needs: dict[str, str] = field(default_factory=dict)
+    why: str = "it is broken"
 
     def arms(self) -> tuple[str, ...]:
         """Return the ids of all arms."""
@@ -112,7 +125,7 @@ def run_tiny(argument: tuple[str, TinyWork], tell: Callable[[Any], None]) -> Non
     name, work = argument
     tell(("start", name))
     if name in work.broken:
-        raise TrainmemAuditError("it is broken")
+        raise TrainmemAuditError(work.why)
     write_tiny(work.directory / "arms" / name, name, work.plan.digest)
     tell(("finish", name))
 

@@ -23,8 +23,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.studying import arrays_bytes
 from trainmem_audit.cli import app
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
@@ -479,6 +481,53 @@ def _twice(place: Place) -> None:
         place.do("twice", "--format", form, "quiet.py", "--owner", place.world.canaries["user"])
 
 
+STUDY = """
+name = "quiet"
+task = "regression"
+observables = ["loss"]
+null_players = false
+seeds = [1]
+branch_steps = [1]
+horizons = [1]
+[program]
+entry = "quiet.py"
+arguments = ["{seed}"]
+[interventions]
+zero = "reset:optimizer.momentum"
+gone = "reset:optimizer.nothing"
+[primary]
+contrast = "zero"
+estimand = "signed"
+[probe]
+file = "probe.safetensors"
+[analysis]
+equivalence_margin = 1.0
+"""
+QUIET_MODEL = """
+import torch
+model = torch.nn.Linear(1, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+for _ in range(2):
+    model(torch.ones(2, 1)).sum().backward()
+    optimizer.step()
+"""
+
+
+def _study(place: Place) -> None:
+    (place.folder / "quiet.py").write_text(QUIET_MODEL)
+    (place.folder / "study.toml").write_text(STUDY)
+    x = np.ones((2, 1), np.float32)
+    (place.folder / "probe.safetensors").write_bytes(arrays_bytes(x=x, y=x))
+    for form in ("text", "json"):
+        place.do("study", "plan", "study.toml", "--format", form)
+    place.do("study", "run", "study.toml", "--workers", "1", expect=3)
+    place.do("study", "estimate", "study")
+    place.do("verify", "study/estimates.json")
+    place.keep(*(f"study/{name}" for name in ("plan.json", "study.jsonl", "study.json", "estimates.json")))
+    for arm in ("arms/zero.s0.b1.r0", "failed/gone.s0.b1.r0.1"):
+        place.keep(f"study/{arm}/run.json", f"study/{arm}/steps.jsonl", f"study/{arm}/source")
+
+
 EXERCISED: dict[str, Callable[[Place], None]] = {
     "check": _check,
     "diff": _diff,
@@ -493,6 +542,7 @@ EXERCISED: dict[str, Callable[[Place], None]] = {
     "schema": _schema,
     "show": _show,
     "sign": _sign,
+    "study": _study,
     "trust": _trust,
     "twice": _twice,
     "verify": _verify,

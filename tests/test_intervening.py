@@ -87,7 +87,7 @@ class Loop:
         return Surroundings(
             earlier=lambda name, steps: held_by(self.history[-1 - steps], name),
             initial=lambda name: held_by(self.start, name),
-            run=lambda moment, name: held_by(self.history[moment.step], name),
+            run=lambda moment, name: (None, held_by(self.history[moment.step], name)),
             arm=lambda arm, name: held_by(self.history[int(arm)], name),
             batches=lambda count: [lambda at=at: self.net(self.batch(at)) for at in range(count)],  # type: ignore[misc]
         )

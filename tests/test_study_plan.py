@@ -35,6 +35,7 @@ INVALID = {
     "no_such_script": ("program.entry", "no such file"),
     "path_upwards": ("program.entry", "below the directory"),
     "seed_nowhere": ("program.arguments", "{seed}"),
+    "secret_in_an_argument": ("program.arguments", "no secret"),
     "intervention_unknown": ("interventions.reset", "resett"),
     "intervention_with_a_step": ("interventions.reset", "branch_steps"),
     "intervention_as_table": ("interventions.reset", "text form"),

@@ -101,6 +101,15 @@ def test_what_failed_is_kept_listed_and_tried_again_only_when_asked(declared: De
     assert statement(work).predicate.failed == {}
 
 
+def test_a_reason_is_written_as_it_may_be_published(declared: Declared, work: TinyWork) -> None:
+    work.broken = {work.arms()[0]}
+    work.why = f"FileNotFoundError: {Path.home() / 'data' / 'x.csv'}"
+    run(declared, work)
+    (fail,) = log(work).failed.values()
+    assert "x.csv" in fail.reason
+    assert str(Path.home() / "data") not in fail.reason
+
+
 def test_an_interrupted_study_goes_on(declared: Declared, work: TinyWork) -> None:
     half = work.arms()[2]
     outcome = run(declared, work, MemoryExecutor(dies_at=half))

@@ -7,7 +7,9 @@ Nothing is read that the length of the file does not bear out. Not here: snapsho
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from trainmem_audit.canonical import loads_strict
 from trainmem_audit.errors import FormatError
 
-__all__ = ["ArrayEntry", "ArrayFile"]
+__all__ = ["ArrayEntry", "ArrayFile", "array_bytes"]
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
@@ -102,6 +104,33 @@ class ArrayFile:
 
     def _no(self, expected: str, got: str) -> FormatError:
         return FormatError("not a safetensors file of arrays", where=self._where, expected=expected, got=got)
+
+
+def array_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the file that holds some arrays, in the order of their names.
+
+    Raises
+    ------
+    FormatError
+        If one has another dtype than such a file can hold.
+    """
+    names = {np.dtype(ours): name for name, ours in _DTYPES.items()}
+    members: dict[str, Any] = {}
+    parts: list[bytes] = []
+    offset = 0
+    for name, array in sorted(arrays.items()):
+        known = names.get(array.dtype.newbyteorder("<"))
+        if known is None:
+            raise FormatError(
+                "no dtype of such a file", where=name[:80], expected=" ".join(_DTYPES), got=str(array.dtype)
+            )
+        parts.append(np.ascontiguousarray(array).astype(_DTYPES[known], copy=False).tobytes())
+        stop = offset + len(parts[-1])
+        members[name] = {"dtype": known, "shape": list(array.shape), "data_offsets": [offset, stop]}
+        offset = stop
+    header = json.dumps(members, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % _LENGTH)
+    return len(header).to_bytes(_LENGTH, "little") + header + b"".join(parts)
 
 
 def _are_counts(value: Any) -> bool:

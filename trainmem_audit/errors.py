@@ -16,6 +16,7 @@ __all__ = [
     "NEXT_LINE",
     "ConsentError",
     "FormatError",
+    "InterventionError",
     "KeyFileError",
     "RecordingError",
     "ReplayError",
@@ -98,3 +99,22 @@ class ReplayError(TrainmemAuditError):
     """A replay could not be carried out, so it decides nothing."""
 
     exit_code = 3
+
+
+class InterventionError(BaseException):
+    """Ends a script that cannot be intervened on as it was asked for: without it the arm is worth nothing.
+
+    No child of `Exception`, so that a script that goes on after errors does not go on after this one.
+
+    Parameters
+    ----------
+    what:
+        The intervention, in its text form.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, error: TrainmemAuditError) -> None:
+        super().__init__(
+            f"the intervention cannot be made, so the script ends here: {clip(safe_text(what), 200)}\n{error}"
+        )

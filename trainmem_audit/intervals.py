@@ -476,7 +476,9 @@ def _chance(size: float, units: int, alpha: float) -> float:
     from scipy.special import nctdtr
 
     critical, shift = _quantile(1 - alpha, units - 1), min(size * math.sqrt(units), 35.0)
-    return _ten_digits(1 - float(nctdtr(units - 1, shift, critical)) + float(nctdtr(units - 1, shift, -critical)))
+    below, beyond = (float(nctdtr(units - 1, shift, at)) for at in (critical, -critical))
+    missed = 0.0 if math.isnan(below) and shift > critical else below  # so far out that SciPy's series gives up
+    return _ten_digits(1 - missed + (0.0 if math.isnan(beyond) else beyond))
 
 
 # --- simulated coverage ------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from trainmem_audit.errors import UsageError
 
 __all__ = [
     "FORMS",
+    "MISSED",
     "ORDER",
     "check_windows",
     "may_change",
@@ -67,6 +68,8 @@ FORMS: Final = {
     "butterfly": "butterfly:SEED",
 }
 """What each primitive looks like; with `@STEP` after it where it is to act after that many steps."""
+MISSED: Final = "an intervention that was not made:"
+"""How an entry of a record's `notRecorded` begins that names an intervention."""
 _ESCAPED: Final = ":@#,%"
 _LONGEST: Final = 2**20
 _MOST: Final = 2**53 - 1

@@ -89,6 +89,13 @@ def _record(
     snapshot_budget: Annotated[
         int, typer.Option(metavar="MIB", min=1, help="Most MiB of snapshots; the interval grows as it is used up.")
     ] = 4096,
+    intervene: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Intervene on the memory, as in reset:optimizer.momentum@200 (repeatable; docs/interventions.md).",
+        ),
+    ] = None,
     parent: Annotated[
         Path | None,
         typer.Option(
@@ -110,6 +117,7 @@ def _record(
     script's, or 3 when the script ended well and the recording failed.
     """
     from trainmem_audit.documents.declared import find_contract
+    from trainmem_audit.interventions import parse_at_step
 
     if program or steps is not None:
         _record_program(
@@ -124,6 +132,8 @@ def _record(
     require_recordable(target, module)
     if parent is not None and not (parent / "steps.jsonl").is_file():
         raise UsageError("not a run directory", where=f"--parent {parent}", expected="a directory with steps.jsonl")
+    for text in intervene or ():
+        parse_at_step(text)
     declared = find_contract(contract, Path.cwd())
     directory = _new_run_dir(run_dir)
     signer = signer_for(Path.cwd(), key, passphrase_file, anonymous)
@@ -146,6 +156,8 @@ def _record(
         "facts": _facts(target, module) if commitments else None,
         "anonymous": anonymous,
     }
+    if intervene:
+        order["command"] |= {"interventions": intervene}
     directory.mkdir(parents=True, exist_ok=True)
     _become(order, arguments or [], signer.seed())
 

@@ -15,7 +15,7 @@ from trainmem_audit.errors import UsageError
 from trainmem_audit.text import duration_text, safe_text
 
 if TYPE_CHECKING:
-    from trainmem_audit.study.plan import Declared
+    from trainmem_audit.study.plan import Declared, WantedProbe
     from trainmem_audit.study.runner import Progress, Work
 
 __all__ = ["register"]
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
     )
     study.command("plan", short_help="Check a study, and say what it will cost and can find.")(_plan)
+    study.command("probe", short_help="Write the probe of a program to the file that a study names.")(_probe)
     study.command("run", short_help="Run what is missing of a study.")(_run)
     study.command("estimate", short_help="Compute what a study found, from its records alone.")(_estimate)
     app.add_typer(study, name="study", short_help="Measure what memory does, by runs that are planned beforehand.")
@@ -39,6 +40,16 @@ def register(app: typer.Typer) -> None:
 
 def _plan(
     file: StudyArgument,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take some steps of the training, to say how long it will all take.")
+    ] = False,
+    pilot: Annotated[
+        Path | None,
+        typer.Option("--pilot", metavar="ESTIMATES", help="The estimates.json of a smaller study: says the power."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", metavar="N", min=1, max=1000, help="As study run will have.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")] = "text",
 ) -> None:
     """Check a study and say what it asks for: arms, steps, the smallest p-values that its seeds can give.
@@ -47,12 +58,59 @@ def _plan(
     """
     from trainmem_audit.study.outlook import outlook_text
     from trainmem_audit.study.plan import read_study
+    from trainmem_audit.study.runner import cores
     from trainmem_audit.text import json_text
 
     if form not in ("text", "json"):
         raise UsageError("unknown format", where="--format", expected="text or json", got=form[:40])
     declared = read_study(file)
-    typer.echo(json_text(declared.plan.to_json()) if form == "json" else outlook_text(declared))
+    if form == "json":
+        typer.echo(json_text(declared.plan.to_json()))
+        return
+    found = None if pilot is None else _pilot(pilot)
+    cost = _cost(declared) if measure else None
+    typer.echo(outlook_text(declared, cost, workers or cores(), found))
+
+
+def _pilot(path: Path) -> Any:
+    from trainmem_audit.study.estimating import read_estimates
+
+    return read_estimates(path)
+
+
+def _cost(declared: Declared) -> Any:
+    _require_torch()
+    from trainmem_audit.study.measure import measure
+
+    return measure(declared)
+
+
+def _probe(
+    file: StudyArgument,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+) -> None:
+    """Write the probe of a study's program to [probe] file: a study is declared with its digest.
+
+    Runs the program's factory, and none of its steps.
+    """
+    from trainmem_audit.study.plan import wanted_probe
+
+    _require_torch()
+    wanted = wanted_probe(file)
+    target = wanted.directory / wanted.file
+    if target.exists() and not force:
+        raise UsageError("there is such a file already", where=str(target), remedy="--force overwrites it")
+    _write_probe(wanted)
+
+
+def _write_probe(wanted: WantedProbe) -> None:
+    from trainmem_audit.programs.probefile import probe_bytes, probe_of
+    from trainmem_audit.rundir import write_atomic
+
+    target = wanted.directory / wanted.file
+    probe = probe_of(wanted.entry, wanted.arguments, wanted.seed, wanted.directory)
+    write_atomic(target, probe_bytes(probe))
+    say(f"wrote {target}: {len(probe.inputs)} examples" + (f"; {probe.disjoint}" if probe.disjoint else ""))
 
 
 def _run(
@@ -89,13 +147,15 @@ def _run(
       2  the study or the directory cannot be used
       3  some arms failed, or the study was interrupted
     """
-    from trainmem_audit.study.plan import read_study
+    from trainmem_audit.study.plan import probe_to_write, read_study
     from trainmem_audit.study.runner import Runner, cores
 
     _require_torch()
+    if (wanted := probe_to_write(file)) is not None:
+        _write_probe(wanted)
     declared = read_study(file)
     target = file.with_suffix("") if directory is None else directory
-    signer = signer_for(declared.directory, key, passphrase_file)
+    signer = signer_for(Path.cwd(), key, passphrase_file)
     number = workers or cores()
     progress = _Bar(quiet)
     runner = Runner(
@@ -129,7 +189,7 @@ def _estimate(
 
     if not directory.is_dir():
         raise UsageError("no such directory", where=str(directory))
-    document = write_estimates(directory, signer_for(directory, key, passphrase_file))
+    document = write_estimates(directory, signer_for(Path.cwd(), key, passphrase_file))
     unpaired = sum(pair.label == "unpaired" for pair in document.pairs)
     typer.echo(f"{directory / ESTIMATES}: {len(document.estimates)} estimates")
     typer.echo(f"arms: {document.study_log.started} started, {document.study_log.reported} reported")

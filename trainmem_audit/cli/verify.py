@@ -21,6 +21,7 @@ from trainmem_audit.cli.common import (
     say,
     signer_for,
 )
+from trainmem_audit.cli.estimates import ESTIMATES, print_checked_estimates
 from trainmem_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ def _verify(
 ) -> None:
     """Verify a run: its bytes, its signature, its step log; with --replay, also whether it reproduces.
 
+    RUN may be the estimates.json of a study: then every number in it is computed again from the study around it.
+
     Without --replay nothing of the author's is executed. With it the author's code runs with your rights, once you
     have agreed to the exact command.
 
@@ -198,6 +201,9 @@ def _verify(
         raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(FORMATS)), got=form[:40])
     if save is not None and save.is_dir():
         raise UsageError("a directory, not a file", where=f"--save {save}", remedy="name the file to write")
+    if run.name == ESTIMATES and run.is_file():
+        policy = policy_for(trust_file, signer, allow_untrusted, revoked=revoked, at=at)
+        raise typer.Exit(print_checked_estimates(run, policy, form, quiet))
     with open_run(run) as reader:
         options = {
             "source": source,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -67,7 +68,7 @@ def _no_initial(component: str) -> Mapping[str, Saved]:
     raise UsageError("what the memory held at the start was not kept", where=component)
 
 
-def _no_run(moment: Moment, component: str) -> Mapping[str, Saved]:
+def _no_run(moment: Moment, component: str) -> tuple[str | None, Mapping[str, Saved]]:
     raise UsageError("there is no other run to take a state from", where=component, got=f"{moment.run}#{moment.step}")
 
 
@@ -93,7 +94,7 @@ class Surroundings:
     initial:
         Gives what it held before the first step.
     run:
-        Gives what it held at a moment of a run: of another, or of this one.
+        Gives what it held at a moment of a run, and the id of that run; `None` for this one.
     arm:
         Gives what it holds in another arm.
     batches:
@@ -103,7 +104,7 @@ class Surroundings:
     order: Order | None = None
     earlier: Callable[[str, int], Mapping[str, Saved]] = _none_earlier
     initial: Callable[[str], Mapping[str, Saved]] = _no_initial
-    run: Callable[[Moment, str], Mapping[str, Saved]] = _no_run
+    run: Callable[[Moment, str], tuple[str | None, Mapping[str, Saved]]] = _no_run
     arm: Callable[[str, str], Mapping[str, Saved]] = _no_arm
     batches: Callable[[int], Iterable[Callable[[], object]]] = _no_batches
 
@@ -115,14 +116,15 @@ _ALONE: Final = Surroundings()
 class Applied:
     """What an intervention did, beside what the digests show.
 
-    `note` says why it did nothing. `hold` is what keeps a frozen component from then on. `resolved` is the intervention
-    as it is to be written down, where it named a run by its directory.
+    `note` says why it did nothing. `hold` is what keeps a frozen component from then on. `said` is the intervention as
+    it is to be written down, where it named a run by its directory.
     """
 
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
     order: Mapping[str, Any] | None = None
     hold: Hold | None = None
+    said: Intervention | None = None
 
 
 def apply(
@@ -149,8 +151,10 @@ def apply(
         found = find(memory, intervention.component)
         if isinstance(found, Absent) and intervention.primitive not in ("transplant", "equalise"):
             return Applied(note=found.why)
-        targets = [] if isinstance(found, Absent) else found
-        return _PRIMITIVES[intervention.primitive](_Act(intervention, memory, targets, surroundings))
+        act = _Act(intervention, memory, [] if isinstance(found, Absent) else found, surroundings)
+        if intervention.primitive != "recalibrate":
+            return _PRIMITIVES[intervention.primitive](act)
+    return _recalibrate(act, streams)  # runs the script's own code, which may override functions of torch
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,10 @@ def _on_order(intervention: Intervention, around: Surroundings) -> Applied:
     shown: dict[str, Any] = dict(change or {})
     if windows:
         shown["windows"] = [window.to_json() for window in windows]
-    return Applied(order=shown)
+    same = "before" in shown and shown["before"] == shown.get("after")
+    return Applied(
+        order=shown, note="the batches to come stay as they are" if same else "it acts on the batches to come"
+    )
 
 
 def _fork(intervention: Intervention, streams: StreamSet, around: Surroundings) -> Applied:
@@ -286,7 +293,12 @@ def _noise(act: _Act) -> Applied:
 
 def _transplant(act: _Act) -> Applied:
     assert act.said.source is not None
-    return _replaced(act, act.around.run(act.said.source, act.name))
+    run, saved = act.around.run(act.said.source, act.name)
+    applied = _replaced(act, saved)
+    if run is None:
+        return applied
+    source = Moment(run=run, step=act.said.source.step)
+    return replace_fields(applied, said=act.said.model_copy(update={"source": source}))
 
 
 def _earlier(act: _Act) -> Applied:
@@ -328,13 +340,19 @@ def _home(memory: Memory, component: str) -> Any:
     raise UsageError("nothing holds memory of this kind here", where=component)
 
 
-def _recalibrate(act: _Act) -> Applied:
+def _recalibrate(act: _Act, streams: StreamSet) -> Applied:
     count = act.said.steps or 0
     modules = [target.source for target in act.targets]
     roots = [source.root for source in modules if isinstance(source, ModuleSource)]
     if not roots or not all(target.name.endswith(".batchnorm") for target in act.targets):
         raise UsageError("only statistics of BatchNorm are recalibrated", where=act.name, expected="model.batchnorm")
-    recalibrate([root for root in roots if root is not None], list(act.around.batches(count)))
+    before = {name: streams.describe(name) for name in streams.digests()}
+    try:
+        recalibrate([root for root in roots if root is not None], list(act.around.batches(count)))
+    finally:
+        for name, state in before.items():
+            if state is not None:
+                streams.restore(name, state)
     return Applied(facts={"batches": str(count)})
 
 
@@ -452,7 +470,6 @@ _PRIMITIVES: Final[Mapping[str, Callable[[_Act], Applied]]] = MappingProxyType(
         "scale": _scale,
         "noise": _noise,
         "transplant": _transplant,
-        "recalibrate": _recalibrate,
         "freeze": _freeze,
         "flush": _flush,
         "shuffle": _shuffle,

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from trainmem_audit.canonical import sha256_hex
 from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.manifest import Statement
@@ -27,6 +28,7 @@ from trainmem_audit.keys import Signer
 from trainmem_audit.privacy import known_identity
 from trainmem_audit.programs.armlog import ArmLog, Setting
 from trainmem_audit.programs.live import Live, State, entry_name, start_streams
+from trainmem_audit.programs.probefile import probe_bytes
 from trainmem_audit.programs.program import find_factory, parse_arguments
 from trainmem_audit.rundir import DirectoryReader
 from trainmem_audit.runs import read_lines
@@ -77,6 +79,8 @@ class Block:
         Those that are still to be run; the prefix is run again where others have been, and must come out the same.
     named:
         The interventions of the plan by name, for those that look at another arm.
+    probe:
+        SHA-256 of the file of the probe that the plan names (`probefile.probe_bytes`).
     thin:
         Digest the state of arms only around the branch and at the horizons.
     """
@@ -92,6 +96,7 @@ class Block:
     named: Mapping[str, tuple[Intervention, ...]] = field(default_factory=dict)
     thin: bool = True
     threads: int = 1
+    probe: str = ""
 
 
 @dataclass
@@ -130,6 +135,12 @@ def run_block(block: Block, signer: Signer) -> Iterator[Ended]:
     torch.set_num_threads(block.threads)
     arguments = [text.replace("{seed}", block.seed) for text in block.arguments]
     with _started(block.entry, arguments, block.seed, block.directory, block.cwd) as (live, setting):
+        found = sha256_hex(probe_bytes(live.program.probe)) if block.probe else ""
+        if found != block.probe:
+            remedy = "`study probe` writes it anew, for a new study"
+            raise UsageError(
+                "the probe of the program is not that of the plan", expected=block.probe, got=found, remedy=remedy
+            )
         yield from _run(block, live, setting, signer)
 
 

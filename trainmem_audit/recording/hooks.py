@@ -163,6 +163,8 @@ class _Hooks:
         def before(module: torch.nn.Module, args: Any) -> None:
             if not torch.compiler.is_compiling():
                 threads.depth += 1
+                if threads.depth == 1 and session.holds:
+                    self._tell(session.take_back)
                 if threads.depth == 1 and session.looking:
                     self._tell(session.look)
 

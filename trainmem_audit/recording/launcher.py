@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from trainmem_audit.assemble import foreign_files
 from trainmem_audit.documents.declared import DeclaredContract
 from trainmem_audit.documents.steplog import Seed, Stream
-from trainmem_audit.errors import RecordingError, TrainmemAuditError, UsageError
+from trainmem_audit.errors import InterventionError, RecordingError, TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
 from trainmem_audit.recording.descriptors import above_standard
 from trainmem_audit.recording.places import argument_directories
@@ -157,6 +157,9 @@ def _run(code: CodeType | None, module: ModuleType, name: str) -> tuple[str, int
         exec(code if code is not None else _imported_code(module, name), module.__dict__)
     except SystemExit as error:
         return "exited", _exit_code(error.code), error
+    except InterventionError as error:
+        _say(str(error))
+        return "raised", error.exit_code, SystemExit(error.exit_code)
     except BaseException as error:
         strip_own_frames(error)
         sys.excepthook(type(error), error, error.__traceback__)

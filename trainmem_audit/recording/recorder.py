@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,6 +17,7 @@ import trainmem_audit.recording.session  # noqa: F401  (torch is wanted here: im
 from trainmem_audit.documents.declared import find_contract
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.errors import UsageError
+from trainmem_audit.interventions import parse_at_step, text_of
 from trainmem_audit.keys import Signer, load_or_make_project_key
 from trainmem_audit.recording.provenance import facts
 from trainmem_audit.recording.recording import DEFAULT_TENSOR_BUDGET, Options, Recording, say
@@ -46,6 +48,9 @@ class Recorder:
         Bytes that all snapshots may take; the interval grows as they are used up.
     commitments:
         Whether to commit, by salted digests, to git commit, remote, author and places of data (`recording.provenance`).
+    interventions:
+        What to do to the memory and when, in the text form of `trainmem_audit.interventions`. One that cannot be done
+        ends the block with an `InterventionError`.
 
     Attributes
     ----------
@@ -73,6 +78,7 @@ class Recorder:
         snapshots: int | Literal["auto"] = 0,
         snapshot_budget: int = DEFAULT_SNAPSHOT_BUDGET,
         commitments: bool = True,
+        interventions: Sequence[str] = (),
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
         self.statement: Statement | None = None
@@ -84,6 +90,7 @@ class Recorder:
         self._snapshots = snapshots
         self._snapshot_budget = snapshot_budget
         self._commitments = commitments
+        self._interventions = [text_of(*parse_at_step(text)) for text in interventions]
         self._recording: Recording | None = None
         self._tracked: list[TrackedSource] = []
 
@@ -155,6 +162,8 @@ class Recorder:
             "entry": entry.name if entry is not None else "interactive",
             "hashSeed": "random",
         }
+        if self._interventions:
+            command["interventions"] = self._interventions
         return Options(
             run_dir=self.run_dir,
             cwd=Path.cwd(),

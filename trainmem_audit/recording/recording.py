@@ -23,7 +23,8 @@ from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.declared import DeclaredContract
 from trainmem_audit.documents.manifest import CODE_ELSEWHERE, SegmentSupport, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
-from trainmem_audit.errors import RecordingError, TrainmemAuditError
+from trainmem_audit.errors import InterventionError, RecordingError, TrainmemAuditError
+from trainmem_audit.interventions import MISSED
 from trainmem_audit.keys import Signer
 from trainmem_audit.privacy import is_unicode, known_identity, public_text
 from trainmem_audit.recording.codefiles import CodeFiles
@@ -39,6 +40,7 @@ from trainmem_audit.snapshots import DEFAULT_SNAPSHOT_BUDGET
 from trainmem_audit.sources.twisters import numpy_stream, python_stream, restore_twister
 
 if TYPE_CHECKING:
+    from trainmem_audit.recording.acts import Acts
     from trainmem_audit.recording.session import Session
 
 __all__ = ["DEFAULT_TENSOR_BUDGET", "Imposed", "Options", "Recording", "say"]
@@ -302,8 +304,9 @@ class Recording:
         self._snapshots = kept
         own = self._is_own_code
         at = None if options.state_at is None else options.state_at.__contains__
+        acts = self._acts(options)
         self.session = Session(
-            self._writer, self._known_streams, self._first_step, kept, options.dump, own, state_at=at
+            self._writer, self._known_streams, self._first_step, kept, options.dump, own, state_at=at, acts=acts
         )
         if options.observe is not None:
             self.session.probing = Probing.from_order(
@@ -316,6 +319,16 @@ class Recording:
         if self._options.draw_starts:
             self._entropy.found = self.session.on_generator
             self._entropy.watch_torch()
+
+    def _acts(self, options: Options) -> Acts | None:
+        from trainmem_audit.recording.acts import Acts
+
+        texts = options.command.get("interventions") or ()
+        try:
+            with self._opened.own_work():
+                return Acts(texts, options.cwd) if texts else None
+        except TrainmemAuditError as error:
+            raise InterventionError(" · ".join(texts), error) from None
 
     def _is_own_code(self, file: str) -> bool:
         """Tell whether a file of code lies in the author's tree."""
@@ -386,6 +399,9 @@ class Recording:
 
     def _last(self) -> dict[str, Any] | None:
         members = self.session.end() if self.session is not None and self.session.active else None
+        for text in sorted(self.session.not_recorded if self.session is not None else ()):
+            if text.startswith(MISSED):
+                self._options.say(f"{text}, since the run had no such step")
         self._log_code()
         self._log_inputs(last=True)
         return members

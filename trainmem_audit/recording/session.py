@@ -20,7 +20,12 @@ import torch
 
 from trainmem_audit.canonical import canonical_bytes, component_digest, content_digest, float_text, value_digest
 from trainmem_audit.digests import dtype_name, tensor_digest
+from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.steplog import Component, Loader
+from trainmem_audit.errors import InterventionError, TrainmemAuditError
+from trainmem_audit.intervening import Applied, Hold, Surroundings, apply
+from trainmem_audit.interventions import MISSED, text_of
+from trainmem_audit.recording.acts import Acts, act_members, storages_of
 from trainmem_audit.recording.checkpoints import CheckpointWatch, SavedFile, saved_file
 from trainmem_audit.recording.draws import DrawWatch, forward_purpose, numbers_of
 from trainmem_audit.recording.facts import numeric_profile
@@ -83,6 +88,8 @@ class Session:
         What is known already, where one process records several runs of the same objects.
     state_at:
         After which steps the state is digested; all of them if left out. Order and streams are recorded at every step.
+    acts:
+        What an unmodified script is to be intervened on.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Session:
         memory: Memory | None = None,
         streams: StreamSet | None = None,
         state_at: Callable[[int], bool] | None = None,
+        acts: Acts | None = None,
     ) -> None:
         self.active = True
         self.steps = 0
@@ -110,6 +118,8 @@ class Session:
         self._known_streams = known_streams
         self._memory = Memory(is_own_code) if memory is None else memory
         self._state_at = state_at
+        self._acts = acts
+        self._holds: list[Hold] = []
         self._headers: dict[str, _Header] = {}
         self._values: dict[str, tuple[Any, bytes]] = {}
         self._batches = PendingBatches()
@@ -154,6 +164,8 @@ class Session:
         """Note what the iterator has drawn when it was made."""
         self.slots = None
         self.look("loader")
+        if self._acts is not None:
+            self._acts.see(epoch.loader(), iterator)
         if epoch.slots is not None:
             self._working.append(epoch)
             epoch.facts["workerSeed"] = str(iterator._base_seed)
@@ -214,6 +226,8 @@ class Session:
             owns = self._memory.owns(module)
             if grad and owns is not False:
                 self._inputs.append((reference, batch_digest([args, kwargs])))
+                if self._acts is not None:
+                    self._acts.watch(self.steps, module, args, kwargs)
             if not owns:
                 self._memory.called(module)
         self.seconds["inputs"] += time.perf_counter() - began
@@ -248,6 +262,9 @@ class Session:
             if first:
                 self._memory.look_for_banks()
             self._take_stock()
+            if first:
+                self._act()
+                self._observe()
 
     def begin_known(self) -> None:
         """Take stock of what is known already, before the first step."""
@@ -286,6 +303,7 @@ class Session:
             order, indices, used = self._batches.consumed(self._memory.is_owner)
             began = time.perf_counter()
             self._memory.after_step(optimizer, self.steps + 1, used)
+            self.take_back()
             self.seconds["state"] += time.perf_counter() - began
             whole = self._is_whole()
             state, digests, values = self._collect() if whole else ({}, [], {})
@@ -322,6 +340,7 @@ class Session:
             else:
                 self.forward.leave()
             self.steps += 1
+            self._act()
             self._observe()
 
     def _observe(self) -> None:
@@ -343,6 +362,9 @@ class Session:
     def end(self) -> dict[str, Any]:
         """Return what the `end` line says of state, streams and profile."""
         with self._lock:
+            self.take_back()
+            if self._acts is not None:
+                self.not_recorded |= {f"{MISSED} {text}" for text in self._acts.missed(self.steps)}
             state, _, values = self._collect()
             rng = self._digest_streams()
             self._new_streams(rng)
@@ -357,6 +379,65 @@ class Session:
             if values:
                 members["values"] = values
             return members
+
+    # Interventions -------------------------------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> bool:
+        """Whether something is frozen."""
+        return bool(self._holds)
+
+    def take_back(self) -> None:
+        """Take back what training has written into what is frozen."""
+        for hold in self._holds:
+            try:
+                hold.take_back()
+            except TrainmemAuditError as error:
+                raise InterventionError(f"freeze:{hold.kept[0][0]}", error) from None
+
+    def intervene(self, intervention: Intervention, surroundings: Surroundings | None = None) -> Applied:
+        """Do an intervention now, at the cut, and write its line.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be done: it names what there is not, say.
+        """
+        with self._lock:
+            self._streams.adopt()
+            self.take_back()
+            before, _, earlier = self._collect()
+            rng = self._digest_streams()
+            self._new_streams(rng)
+            shared = storages_of(self._memory.sources())
+            self.active = False  # a forward pass of ours is none of the script's
+            try:
+                applied = apply(intervention, self._memory, self._streams, surroundings or Surroundings())
+            finally:
+                self.active = True
+            if applied.hold is not None:
+                self._holds.append(applied.hold)
+            after, _, values = self._collect()
+            line = act_members(intervention, applied, (before, after), (rng, self._digest_streams()), shared)
+            if values := {name: value for name, value in (earlier | values).items() if name in after}:
+                line["values"] = values
+            self._writer.put({"t": "intervention", "i": self.steps, **line})
+            return applied
+
+    def _act(self) -> None:
+        """Do what is to be done to an unmodified script now; end it where that cannot be done."""
+        acts = self._acts
+        if acts is None:
+            return
+        acts.keep(self.steps, self._memory)
+        for intervention in acts.due(self.steps):
+            try:
+                loader = None if self._latest is None else self._latest.loader()
+                self.intervene(intervention, acts.surroundings(self.steps, intervention, loader))
+            except TrainmemAuditError as error:
+                self.not_recorded.add(f"{MISSED} {text_of(intervention, self.steps)}")
+                raise InterventionError(text_of(intervention, self.steps), error) from None
+        acts.done(self.steps)
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -113,6 +113,8 @@ def run_seed(work: SeedBlock, tell: Callable[[Any], None]) -> None:
             for arm in work.arms
         ),
         cwd=work.source,
+        named={name: plan.acting(name) for name in (*plan.interventions, *(plan.combinations or {}))},
+        probe=plan.probe.sha256,
         thin=plan.state_digests == "branch-and-horizons",
         threads=work.threads,
     )

@@ -24,7 +24,7 @@ from trainmem_audit.documents.manifest import PAYLOAD_TYPE, STATEMENT_TYPE
 from trainmem_audit.documents.steplog import Producer
 from trainmem_audit.documents.studies import ESTIMATES_PREDICATE_TYPE, EstimatesStatement
 from trainmem_audit.envelope import form_findings, parse_envelope, seal
-from trainmem_audit.errors import FormatError, TrainmemAuditError
+from trainmem_audit.errors import FormatError, TrainmemAuditError, UsageError
 from trainmem_audit.estimation import Results, differences, estimate
 from trainmem_audit.keys import PublicKey, Signer, parse_public_keys
 from trainmem_audit.rundir import check_name, write_atomic
@@ -36,7 +36,7 @@ from trainmem_audit.studylog import STUDY_FILE
 from trainmem_audit.trust import accepted, judge
 from trainmem_audit.verify import Policy
 
-__all__ = ["CheckedEstimates", "check_estimates", "write_estimates"]
+__all__ = ["CheckedEstimates", "check_estimates", "read_estimates", "write_estimates"]
 
 _MOST_SHOWN = 100
 
@@ -66,6 +66,25 @@ def write_estimates(directory: Path, signer: Signer) -> Estimates:
         keys = {key.openssh_line(): None for key in (*evidence.keys, signer.public)}
         write_atomic(directory / SIGNER_FILE, b"".join(keys))
     return document
+
+
+def read_estimates(path: Path) -> Estimates:
+    """Return what an `estimates.json` says, unchecked: for what is no claim, as the power of a study to come.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    FormatError
+        If it holds no estimates.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_ENVELOPE + 1)
+    except OSError as error:
+        raise UsageError("the estimates cannot be read", where=str(path), got=error.strerror or "") from None
+    statement: EstimatesStatement = EstimatesStatement.parse(parse_envelope(data, path.name).payload, path.name)
+    return statement.predicate
 
 
 def _document(evidence: StudyEvidence, results: Results) -> Estimates:

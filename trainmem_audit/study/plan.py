@@ -26,9 +26,22 @@ from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.plan import FUNCTIONALS, Estimand, ObservableKind, Plan, Task
 from trainmem_audit.errors import FormatError, TrainmemAuditError, UsageError
 from trainmem_audit.interventions import parse
+from trainmem_audit.privacy import redact_argv
 
-__all__ = ["DEFAULT_KICK", "Declared", "declare", "read_plan", "read_study"]
+__all__ = [
+    "DEFAULT_KICK",
+    "DEFAULT_PROBE",
+    "Declared",
+    "WantedProbe",
+    "declare",
+    "probe_to_write",
+    "read_plan",
+    "read_study",
+    "wanted_probe",
+]
 
+DEFAULT_PROBE = "probe.safetensors"
+"""Where the probe of a program lies, where the study names no other file."""
 DEFAULT_KICK = 1e-3
 """Relative size of the kick that every study runs, where the plan says no other."""
 _MOST_BYTES = 2**20
@@ -78,12 +91,15 @@ def read_study(path: Path) -> Declared:
     UsageError
         Naming the first member that is wrong, or cannot be read.
     """
+    return declare(_members(path), path.absolute().parent, path.name)
+
+
+def _members(path: Path) -> dict[str, Any]:
     data = _read(path, "the study cannot be read")
     try:
-        members = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8
         raise UsageError("not a study", where=path.name, expected="TOML", got=str(error)[:200]) from None
-    return declare(members, path.absolute().parent, path.name)
 
 
 def read_plan(path: Path) -> Plan:
@@ -99,6 +115,46 @@ def read_plan(path: Path) -> Plan:
     if plan.canonical() != data:
         raise FormatError("a plan that is not in its canonical form", where=path.name)
     return plan
+
+
+@dataclass(frozen=True)
+class WantedProbe:
+    """The program whose probe is to be written, and where."""
+
+    entry: str
+    arguments: tuple[str, ...]
+    seed: str
+    directory: Path
+    file: str
+
+
+def wanted_probe(path: Path) -> WantedProbe:
+    """Return what a `study.toml` says of the probe of its program, whether that is there or not.
+
+    Raises
+    ------
+    UsageError
+        If its program is no factory, or it names no file for the probe.
+    """
+    table = _Table(_members(path), path.name, _MEMBERS[""].split())
+    draft = _Draft(table, path.absolute().parent)
+    program = draft.program()
+    probe = table.table("probe", "probe")
+    file = probe.get("file", str, "where to write it", DEFAULT_PROBE)
+    _relative(probe, "file", file)
+    if program["kind"] != "factory":
+        table.no("program", "a program: the probe of a script is made by hand", program["entry"])
+    return WantedProbe(program["entry"], tuple(program["arguments"]), draft.seeds()[0], path.absolute().parent, file)
+
+
+def probe_to_write(path: Path) -> WantedProbe | None:
+    """Return what `wanted_probe` does, if it is the probe of a program and not there yet."""
+    table = _Table(_members(path), path.name, _MEMBERS[""].split())
+    probe = table.table("probe", "probe")
+    if _Draft(table, path.absolute().parent).program()["kind"] != "factory" or "sha256" in probe:
+        return None
+    wanted = wanted_probe(path)
+    return None if (wanted.directory / wanted.file).exists() else wanted
 
 
 def _read(path: Path, problem: str) -> bytes:
@@ -239,7 +295,7 @@ class _Draft:
     def document(self) -> dict[str, Any]:
         """Return the members of `Plan`."""
         table = self._table
-        program = self._program()
+        program = self.program()
         observables = self._observables()
         interventions = self._interventions(program["kind"])
         combinations = self._combinations()
@@ -247,13 +303,13 @@ class _Draft:
             "schemaVersion": SCHEMA_VERSION,
             "name": table.get("name", str, "what the study is called"),
             "program": program,
-            "seeds": self._seeds(),
+            "seeds": self.seeds(),
             "noiseStreams": table.count("noiseStreams", 1, 1000, 1),
             "branchSteps": table.counts("branchSteps"),
             "horizons": table.counts("horizons"),
             "interventions": interventions,
             "observables": observables,
-            "probe": self._probe(),
+            "probe": self._probe(program["kind"]),
             "analysis": self._analysis(interventions),
         }
         document |= {"combinations": combinations} if combinations else {}
@@ -280,13 +336,17 @@ class _Draft:
 
     # Members -------------------------------------------------------------------------------------------------------
 
-    def _program(self) -> dict[str, Any]:
+    def program(self) -> dict[str, Any]:
+        """Return what every arm runs."""
         table = self._table.table("program", "program")
         entry = table.get("entry", str, "FILE.py:FUNCTION, a script, or a module")
         kind = table.choice("kind", ("factory", "script", "module"), _kind_of(entry))
         arguments = table.get("arguments", list, "a list of texts", [])
         if not all(isinstance(text, str) for text in arguments):
             table.no("arguments", "a list of texts", arguments)
+        if any(argument.redacted for argument in redact_argv(arguments, self._directory)):
+            remedy = "a variable, or a file that the program reads: a plan is published, and nothing can be taken out"
+            table.no("arguments", "no secret, and no name of a person or machine", "one of them", remedy)
         _relative(table, "entry", entry.rpartition(":")[0] if kind == "factory" else entry)
         found: dict[str, Any] = {"kind": kind, "entry": entry, "arguments": arguments}
         file = self._entry_file(kind, entry)
@@ -309,7 +369,8 @@ class _Draft:
         name = entry.rpartition(":")[0] if kind == "factory" else entry
         return self._directory / name if name.endswith(".py") and kind != "module" else None
 
-    def _seeds(self) -> list[str]:
+    def seeds(self) -> list[str]:
+        """Return the seeds, drawn where only their number is said."""
         table = self._table
         value = table.get("seeds", (int, list), "a number of seeds, or a list of them")
         if isinstance(value, list):
@@ -399,24 +460,26 @@ class _Draft:
             found[name] = {"kind": inner.choice("kind", kinds), "task": task}
         return found
 
-    def _probe(self) -> dict[str, Any]:
+    def _probe(self, kind: str) -> dict[str, Any]:
         table = self._table.table("probe", "probe")
         head = table.get("head", str, "whose predictions are taken", "model")
         found: dict[str, Any] = {"head": head}
         if "disjoint" in table:
             found["disjoint"] = table.get("disjoint", str, "how it is known")
-        if "file" not in table:
+        file = table.optional("file", str, "a safetensors file")
+        if file is None and kind == "factory" and "sha256" not in table:
+            file = DEFAULT_PROBE
+        if file is None:
             return found | {
                 "sha256": table.get("sha256", str, "the probe's `file`, or its `sha256` and `size`"),
                 "size": table.count("size", 1, 2**53 - 1),
             }
-        name = table.get("file", str, "a safetensors file")
-        _relative(table, "file", name)
-        sha256, size = _probe_of(self._directory / name, table.place("file"))
+        _relative(table, "file", file)
+        sha256, size = _probe_of(self._directory / file, table.place("file"), kind)
         for member, known in (("sha256", sha256), ("size", size)):
             if member in table and table.get(member, (str, int), str(known)) != known:
                 table.no(member, f"that of the file: {known}", table.get(member, (str, int), ""))
-        return found | {"file": name, "sha256": sha256, "size": size}
+        return found | {"file": file, "sha256": sha256, "size": size}
 
     def _analysis(self, interventions: dict[str, Any]) -> dict[str, Any]:
         table = self._table.table("analysis", "analysis")
@@ -520,16 +583,18 @@ def _relative(table: _Table, name: str, text: str) -> None:
         table.no(name, "a path below the directory of the study, with forward slashes", text, remedy)
 
 
-def _probe_of(path: Path, where: str) -> tuple[str, int]:
+def _probe_of(path: Path, where: str, kind: str) -> tuple[str, int]:
     """Return the SHA-256 of a probe's file and how many examples it has."""
+    if kind == "factory" and not path.exists():
+        remedy = "trainmem-audit study probe writes it; so does study run"
+        raise UsageError("the probe of the program is not there yet", where=where, got=path.name, remedy=remedy)
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             entries = ArrayFile(file, path.stat().st_size, path.name).entries
     except OSError as error:
-        remedy = "`study probe` writes that of a program"
-        raise UsageError("the probe cannot be read", where=where, got=error.strerror or "", remedy=remedy) from None
+        raise UsageError("the probe cannot be read", where=where, got=error.strerror or "") from None
     inputs, targets = entries.get("x"), entries.get("y")
     if inputs is None or not inputs.shape or inputs.shape[0] == 0:
         raise UsageError("not a probe", where=where, expected="an array `x` of inputs, the first axis over examples")

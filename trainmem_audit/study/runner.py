@@ -31,6 +31,7 @@ from trainmem_audit.documents.studies import STUDY_PREDICATE_TYPE, StudyStatemen
 from trainmem_audit.envelope import seal
 from trainmem_audit.errors import TrainmemAuditError, UsageError
 from trainmem_audit.keys import Signer
+from trainmem_audit.privacy import public_line
 from trainmem_audit.rundir import write_atomic
 from trainmem_audit.study.arms import require_intact
 from trainmem_audit.study.executor import Executor, Job, Message
@@ -345,7 +346,7 @@ class Runner:
         if source.exists():
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
-        shown = reason[:_LONGEST_REASON] or "no reason was given"
+        shown = public_line(" ".join(reason.split()))[:_LONGEST_REASON] or "no reason was given"  # it is published
         there = kept if target.exists() else None
         self._log.put("fail", id=name, number=number, reason=shown, retry=again or None, kept=there)
 

@@ -34,7 +34,7 @@ from trainmem_audit.study.streams import HASH_SEED, fork_of
 from trainmem_audit.study.worker import GROUPS
 from trainmem_audit.twice.tree import Trees
 
-__all__ = ["ScriptArm", "ScriptWork", "run_arm"]
+__all__ = ["ScriptArm", "ScriptWork", "launch_order", "run_arm"]
 
 _TASK = f"{__name__}:run_arm"
 _STEP = b',"t":"step"'
@@ -123,7 +123,7 @@ def _run(work: ScriptArm, count: Callable[[int], None]) -> str:
     tree = trees.fresh()
     arguments = [text.replace(_SEED, plan.seeds[work.arm.seed]) for text in plan.program.arguments]
     with LaunchedRun(
-        _order(work, plan, run_dir, tree, arguments),
+        launch_order(work, plan, run_dir, tree, arguments),
         [trees.argument(text) for text in arguments],
         tree=tree,
         environment={**os.environ, "PYTHONHASHSEED": HASH_SEED, "PYTHONDONTWRITEBYTECODE": "1"},
@@ -173,7 +173,8 @@ def planned(plan: Plan, arm: ArmName) -> list[str]:
     return [text_of(item, arm.branch) for item in (*fork_of(plan, arm), *plan.acting(arm.intervention))]
 
 
-def _order(work: ScriptArm, plan: Plan, run_dir: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
+def launch_order(work: ScriptArm, plan: Plan, run_dir: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
+    """Return what the launcher must do to run an arm (`recording.launcher.interpreter_command`)."""
     program = plan.program
     kind = "module" if program.kind == "module" else "script"
     command = Command.model_validate(
