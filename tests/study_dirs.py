@@ -97,11 +97,14 @@ def _zeros(header: list[list[Any]]) -> str:
 class StudyDir:
     """A study that may be changed until it is written."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, probe: bytes = b"") -> None:
         self.folder = folder / "study"
+        self.probe = probe
         plan = json.loads(json.dumps(STUDY["study"]["plan"]))
         plan |= {"branchSteps": [BRANCH], "horizons": list(HORIZONS)}
         plan["primary"]["branchStep"] = BRANCH
+        if probe:
+            plan["probe"] |= {"sha256": sha256_hex(probe), "size": 2}
         self.plan: Plan = Plan.parse(json.dumps(plan).encode(), "plan")
         self.arms: dict[str, _Arm] = {}
         for number, seed in enumerate(self.plan.seeds):
@@ -145,6 +148,8 @@ class StudyDir:
         self.folder.mkdir(parents=True)
         (self.folder / "plan.json").write_bytes(self.plan.canonical())
         (self.folder / "signer.pub").write_bytes(SIGNER.public.openssh_line())
+        if self.probe:
+            (self.folder / "probe.safetensors").write_bytes(self.probe)
         log = StudyLogBuilder()
         begin = {"format": STUDY_LOG_FORMAT, "nonce": "0" * 32, "producer": PRODUCER, "plan": self.plan.digest}
         lines = [log.line({"t": "begin", "time": "2026-11-25T12:00:00Z", "workers": 1, "threads": 1, **begin})]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from trainmem_audit.checks import items_of
 from trainmem_audit.compliance import Terms, judge
 from trainmem_audit.documents.compliance import ItemResult
 from trainmem_audit.errors import FormatError
-from trainmem_audit.studycheck import StudyExamination, examine_study, is_study
+from trainmem_audit.study.layout import is_study
+from trainmem_audit.studycheck import StudyExamination, examine_study
 from trainmem_audit.trust import Trust
 from trainmem_audit.verify import Policy
 
@@ -73,6 +75,25 @@ def test_an_arm_of_another_plan_and_one_without_a_horizon_are_named(tmp_path: Pa
     found = items(examine_study(study.write(), POLICY))
     assert (found["TM-ART-003"].state, found["TM-ART-003"].where) == ("fail", RESET)
     assert (found["TM-PTH-002"].state, found["TM-PTH-002"].where) == ("fail", "kick.s1.b4.r1, after step 3")
+
+
+@pytest.mark.parametrize(("trained_on", "state"), [(0, "pass"), (1, "fail")])
+def test_samples_of_the_probe_that_were_trained_on_are_counted(tmp_path: Path, trained_on: int, state: str) -> None:
+    first = struct.unpack("<q", StudyDir(tmp_path).arms[RESET].indices(0)[:8])[0]
+    found = examine_study(StudyDir(tmp_path, probe([first if trained_on else -2, -1])).write(), POLICY)
+    assert found.record.study is not None
+    assert found.record.study.arms[RESET].on_probe == trained_on
+    assert states(found)["TM-PRB-001"] == state
+
+
+def probe(indices: list[int]) -> bytes:
+    """Return a probe file that says which samples it holds."""
+    members = {
+        "index": {"dtype": "I64", "shape": [2], "data_offsets": [0, 16]},
+        "y": {"dtype": "I64", "shape": [2], "data_offsets": [16, 32]},
+    }
+    header = json.dumps(members).encode()
+    return len(header).to_bytes(8, "little") + header + struct.pack("<4q", *indices, 0, 1)
 
 
 def test_two_replicates_with_one_noise_are_found(tmp_path: Path) -> None:

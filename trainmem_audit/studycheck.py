@@ -6,7 +6,7 @@ The steps, in this order; the code carries the same numbers.
 (2) *Study log.* Canonical lines and chain; a signature over `study.json` binds plan and log, if there is one.
 (3) *Arms.* Every run directory below `arms/` is verified like any run, and what rules need is gathered from its log.
 (4) *Pairs.* For every contrast of the plan, each two arms of one seed, branch and noise stream: their certificate.
-(5) *Estimates.* `estimates.json` is read, its signature judged, and its numbers recomputed by whoever can.
+(5) *Estimates.* `estimates.json` is read, its signature judged, and all its numbers recomputed (`study.estimating`).
 
 A file that is missing leaves out what it would have shown; a rule says then that it cannot decide. Nothing of the
 author's is executed. Not here: the rules (`validators/`), and making of a study (`study`).
@@ -15,20 +15,21 @@ author's is executed. Not here: the rules (`validators/`), and making of a study
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from trainmem_audit.canonical import line_bytes, loads_strict
+from trainmem_audit.arrays import ArrayFile
+from trainmem_audit.canonical import loads_strict
 from trainmem_audit.checks import Outcome, evaluate, items_of
 from trainmem_audit.compliance import record_of
 from trainmem_audit.contract import stream_digest
 from trainmem_audit.documents.checklist import Item
 from trainmem_audit.documents.common import SCHEMA_VERSION
 from trainmem_audit.documents.contract import ContractStream
-from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.findings import Check, Finding, Replay, Signature, Verification
 from trainmem_audit.documents.manifest import Manifest
 from trainmem_audit.documents.pairing import Certificate, Clause, ClauseName
@@ -51,17 +52,14 @@ from trainmem_audit.keys import PublicKey, parse_public_keys
 from trainmem_audit.rundir import open_run
 from trainmem_audit.runs import certify_runs
 from trainmem_audit.steplog import iter_lines
+from trainmem_audit.study.estimating import check_estimates
+from trainmem_audit.study.layout import ARMS, ESTIMATES, PLAN_FILE, PROBE_FILE, STUDY_STATEMENT
 from trainmem_audit.studylog import STUDY_FILE, ArmState, StudyLogReader, StudyLogSummary
 from trainmem_audit.trust import judge
 from trainmem_audit.verify import Examination, Policy, examine
 
-__all__ = ["Recompute", "StudyExamination", "examine_study", "is_study"]
+__all__ = ["StudyExamination", "examine_study"]
 
-PLAN_FILE: Final = "plan.json"
-STUDY_STATEMENT: Final = "study.json"
-ESTIMATES_FILE: Final = "estimates.json"
-PROBE_FILE: Final = "probe.safetensors"
-ARMS: Final = "arms"
 MAX_BYTES: Final = 256 * 2**20
 MOST_ARMS: Final = 100_000
 _MOST_FINDINGS: Final = 1000
@@ -75,14 +73,6 @@ _EVIDENCE: Final = ("declared", "recorded", "cross-checked", "replayed")
 _SIGNATURES: Final = ("invalid", "revoked", "not-checkable", "unknown-signer", "self", "trusted")
 _ALONE: Final = ("TM-RNG-004", "TM-ORD-004", "TM-OPT-003", "TM-EXT-002")
 """Items of studies whose faults may show in the record of one arm."""
-
-Recompute = Callable[[Path, Plan, Estimates], tuple[int, list[str], int, list[str]]]
-"""Computes the numbers of the estimates anew: how many, which came out otherwise; the same of distances."""
-
-
-def is_study(path: Path) -> bool:
-    """Tell whether a path is the directory of a study."""
-    return path.is_dir() and (path / PLAN_FILE).is_file() and not (path / "run.json").exists()
 
 
 @dataclass
@@ -135,7 +125,6 @@ def examine_study(
     directory: Path,
     policy: Policy,
     profile: str = "paired",
-    recompute: Recompute | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> StudyExamination:
     """Verify a study's directory.
@@ -144,8 +133,6 @@ def examine_study(
     ----------
     profile:
         By the items of which the record of each arm is judged.
-    recompute:
-        Computes the numbers of the estimates anew.
     say:
         Is told of every record that was verified.
 
@@ -154,7 +141,7 @@ def examine_study(
     FormatError
         If `plan.json` is no plan.
     """
-    return _Study(directory, policy, items_of(profile)).examine(recompute, say)
+    return _Study(directory, policy, items_of(profile)).examine(say)
 
 
 class _Study:
@@ -164,13 +151,15 @@ class _Study:
         self._items = items
         self._merged = _Merged(directory.name or "study")
         self._keys: tuple[PublicKey, ...] = ()
+        self._held_out = _HeldOut()
         self._folded = StudyExamination(Record(verification=self._merged.verification()))
 
-    def examine(self, recompute: Recompute | None, say: Callable[[str], None]) -> StudyExamination:
+    def examine(self, say: Callable[[str], None]) -> StudyExamination:
         plan, digest = self._plan()
         self._keys = self._published()
         log, summary = self._log(digest)
-        estimates = self._estimates(plan, recompute)
+        estimates = self._estimates(say)
+        self._held_out = self._probe()
         arms = self._arms(summary, say)
         stated = {} if estimates is None else {(p.treated, p.control): p.label for p in estimates.stated.pairs}
         facts = StudyFacts(
@@ -179,7 +168,7 @@ class _Study:
             log=log,
             arms=arms,
             pairs=dict(self._pairs(plan, arms, stated)),
-            probe=self._probe(),
+            probe=self._held_out.facts,
             estimates=estimates,
         )
         self._folded.record = Record(verification=self._merged.verification(), study=facts)
@@ -295,8 +284,13 @@ class _Study:
         place = f"{ARMS}/{name}"
         try:
             with open_run(self._directory / ARMS / name) as reader:
-                gatherer = Gatherer()
-                found = examine(reader, self._policy, None, gatherer.take, gatherer.indices)
+                gatherer, trained = Gatherer(), _Trained(self._held_out.indices)
+
+                def watch(chunk: bytes) -> None:
+                    gatherer.indices(chunk)
+                    trained.take(chunk)
+
+                found = examine(reader, self._policy, None, gatherer.take, watch)
                 record = record_of(found, gatherer)
         except TrainmemAuditError as error:
             self._merged.find("FILE-UNREADABLE", place, error)
@@ -306,7 +300,7 @@ class _Study:
         damaged = next((finding.message for finding in found.findings if finding.severity == "error"), "")
         if record.statement is None:
             return ArmFacts(id=name, **_outcome(state), damaged=damaged or "no statement")
-        return _arm_facts(name, state, found, record, damaged)
+        return _arm_facts(name, state, found, record, damaged, trained.count(record.facts))
 
     # (4) -----------------------------------------------------------------------------------------------------------
 
@@ -351,34 +345,79 @@ class _Study:
 
     # (5) -----------------------------------------------------------------------------------------------------------
 
-    def _probe(self) -> ProbeFacts:
+    def _probe(self) -> _HeldOut:
         path = self._directory / PROBE_FILE
-        if not path.is_file():
-            return ProbeFacts()
-        with path.open("rb") as file:
-            return ProbeFacts(sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        try:
+            return _HeldOut.read(path) if path.is_file() else _HeldOut()
+        except FormatError as error:
+            self._merged.find("FILE-UNREADABLE", PROBE_FILE, error)
+            return _HeldOut()
 
-    def _estimates(self, plan: Plan, recompute: Recompute | None) -> EstimatesFacts | None:
-        payload, good = self._signed(ESTIMATES_FILE)
-        if payload is None:
+    def _estimates(self, say: Callable[[str], None]) -> EstimatesFacts | None:
+        path = self._directory / ESTIMATES
+        if not path.is_file():
             return None
         try:
-            stated: Estimates = Estimates.parse(_predicate(payload), ESTIMATES_FILE)
-        except FormatError as error:
-            self._merged.find("STATEMENT", ESTIMATES_FILE, error)
+            found = check_estimates(path, self._policy, say)
+        except TrainmemAuditError as error:
+            self._merged.find("ENV-UNREADABLE", ESTIMATES, error)
             return None
-        facts = EstimatesFacts(stated=stated, signed=good)
-        if recompute is None:
-            return facts
-        count, different, distances, others = recompute(self._directory, plan, stated)
-        return facts.model_copy(
-            update={
-                "recomputed": count,
-                "different": tuple(different),
-                "distances": distances,
-                "different_distances": tuple(others),
-            }
+        self._merged.sign(ESTIMATES, found.signature)
+        for problem in found.problems:
+            self._merged.find("STATEMENT", ESTIMATES, FormatError(problem))
+        if found.document is None:
+            return None
+        return EstimatesFacts(
+            stated=found.document,
+            signed=found.signature.state in ("trusted", "self", "unknown-signer"),
+            recomputed=found.recomputed,
+            different=tuple(found.differing),
         )
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The probe: what its file is, and which sample indices it has, where the file says so in an array `index`."""
+
+    facts: ProbeFacts = field(default_factory=ProbeFacts)
+    indices: frozenset[int] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> _HeldOut:
+        """Read the file.
+
+        Raises
+        ------
+        FormatError
+            If it is no safetensors file.
+        """
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            arrays = ArrayFile(file, path.stat().st_size, path.name)
+            first = next((entry for name, entry in sorted(arrays.entries.items()) if name in ("x", "y")), None)
+            size = first.shape[0] if first is not None and first.shape else None
+            indices = arrays.array("index") if "index" in arrays.entries else None
+        known = None if indices is None else frozenset(int(index) for index in indices.ravel())
+        return cls(ProbeFacts(sha256=digest, size=size), known)
+
+
+class _Trained:
+    """Counts the samples of the probe among those that an arm consumed; `None` where it cannot be told."""
+
+    def __init__(self, probe: frozenset[int] | None) -> None:
+        self._probe = probe
+        self._met: set[int] = set()
+
+    def take(self, chunk: bytes) -> None:
+        """Add sample indices, int64, little-endian."""
+        if self._probe:
+            self._met.update(index for (index,) in struct.iter_unpack("<q", chunk) if index in self._probe)
+
+    def count(self, facts: Facts | None) -> int | None:
+        """Return how many there were, if every step has its indices."""
+        whole = facts is not None and facts.whole and facts.steps.with_index == facts.steps.count
+        return len(self._met) if whole and self._probe is not None else None
 
 
 def _bytes(path: Path, most: int) -> bytes | None:
@@ -391,13 +430,6 @@ def _bytes(path: Path, most: int) -> bytes | None:
     return data
 
 
-def _predicate(payload: bytes) -> bytes:
-    """Return the estimates themselves: the payload, or the predicate of an in-toto statement around them."""
-    members = loads_strict(payload, ESTIMATES_FILE)
-    inner = members.get("predicate") if isinstance(members, dict) else None
-    return payload if inner is None else line_bytes(inner)
-
-
 def _outcome(state: ArmState | None) -> dict[str, Any]:
     if state is None:
         return {"outcome": "unknown"}
@@ -408,7 +440,9 @@ def _outcome(state: ArmState | None) -> dict[str, Any]:
     return {"outcome": "failed", "reason": "" if state.fail is None else state.fail.reason}
 
 
-def _arm_facts(name: str, state: ArmState | None, found: Examination, record: Record, damaged: str) -> ArmFacts:
+def _arm_facts(
+    name: str, state: ArmState | None, found: Examination, record: Record, damaged: str, on_probe: int | None
+) -> ArmFacts:
     manifest, facts = record.manifest, record.facts
     if state is not None and state.finish is not None:
         signed = hashlib.sha256(found.payload).hexdigest()
@@ -429,6 +463,7 @@ def _arm_facts(name: str, state: ArmState | None, found: Examination, record: Re
         interventions=() if facts is None else facts.interventions,
         streams=_starts(manifest),
         orders=() if facts is None else _orders(manifest, facts),
+        on_probe=on_probe,
     )
 
 
@@ -453,8 +488,9 @@ def _starts(manifest: Manifest) -> dict[str, StreamStart]:
 
 
 def _orders(manifest: Manifest, facts: Facts) -> tuple[str, ...]:
-    """Return the digests of the epochs that were shuffled, and are long enough to tell."""
-    return tuple(
+    """Return the digests of the epochs that were shuffled, and are long enough to tell; of a program how it begins."""
+    loose = (facts.order.unplaced_head,) if facts.order.unplaced_head is not None and not manifest.order else ()
+    return loose + tuple(
         epoch.digest
         for epoch in facts.order.epochs
         if epoch.digest is not None

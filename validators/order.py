@@ -41,7 +41,7 @@ def _digests_are_recorded(record: Record) -> Outcome:
             expected=f"batches of {', '.join(sorted(loaders)[:8])}",
             got=f"none in {steps.count} steps",
         )
-    if facts.unplaced:
+    if facts.unplaced and loaders:
         return failed(
             "recorded",
             "batches were consumed before any epoch began",
@@ -53,6 +53,8 @@ def _digests_are_recorded(record: Record) -> Outcome:
         return inconclusive(
             f"{facts.unseen} of {steps.count} steps have neither a batch of a loader nor inputs of a model"
         )
+    if not loaders and steps.with_order:
+        return passed("recorded", f"{steps.with_order} steps with the digest of their batch, out of a program's order")
     if not loaders:
         return passed("recorded", f"{steps.with_inputs} steps with the digest of their inputs; there is no data loader")
     epochs = len(facts.epochs) + facts.beyond

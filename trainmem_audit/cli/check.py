@@ -121,7 +121,7 @@ def _check(
     from trainmem_audit.formats import COMPLIANCE
     from trainmem_audit.gathering import Gatherer
     from trainmem_audit.rundir import open_run
-    from trainmem_audit.studycheck import is_study
+    from trainmem_audit.study.layout import is_study
 
     if form not in COMPLIANCE:
         raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(COMPLIANCE)), got=form[:40])

@@ -118,18 +118,15 @@ class ProbeFacts(Document):
 
 
 class EstimatesFacts(Document):
-    """`estimates.json`: what it states, whether a signature holds, and what became of its numbers when recomputed.
+    """`estimates.json`: what it states, whether a signature holds, and whether its numbers were computed anew.
 
-    `recomputed` is how many numbers were computed anew (`None`: nobody did), `different` names those that came out
-    otherwise; both count distances apart.
+    `different` names the places that did not come out again: `perSeed[3].lawEffect[0]`, say, for a table of distances.
     """
 
     stated: Estimates
     signed: bool = False
-    recomputed: Count | None = None
+    recomputed: bool = False
     different: Sequence[Text] = ()
-    distances: Count | None = None
-    different_distances: Sequence[Text] = ()
 
 
 class StudyFacts(Document):
