@@ -1,6 +1,6 @@
 """The directory of a study without training: fake arms that are signed and verify, a study log, estimates.
 
-`StudyDir(tmp_path).write()` writes two seeds with two noise streams each, and contrasts of three kinds; change
+`StudyDir(tmp_path).write()` writes two seeds with one noise stream each, and contrasts of three kinds; change
 `study.arms[...]` or `study.estimates` before it is written.
 """
 
@@ -101,7 +101,7 @@ class StudyDir:
         self.folder = folder / "study"
         self.probe = probe
         plan = json.loads(json.dumps(STUDY["study"]["plan"]))
-        plan |= {"branchSteps": [BRANCH], "horizons": list(HORIZONS)}
+        plan |= {"branchSteps": [BRANCH], "horizons": list(HORIZONS), "noiseStreams": 1}
         plan["primary"]["branchStep"] = BRANCH
         if probe:
             plan["probe"] |= {"sha256": sha256_hex(probe), "size": 2}

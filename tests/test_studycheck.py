@@ -46,7 +46,7 @@ def test_everything_that_the_records_show_passes(written: Path) -> None:
     found = examine_study(written, POLICY)
     study = found.record.study
     assert study is not None
-    assert (len(study.arms), len(study.pairs)) == (22, 16)
+    assert (len(study.arms), len(study.pairs)) == (12, 8)
     assert {pair.certificate.label for pair in study.pairs.values()} == {"paired"}
     verification = found.record.verification
     assert (verification.bytes, verification.record, verification.findings) == ("intact", "consistent", ())
@@ -71,10 +71,10 @@ def test_an_arm_that_draws_once_more_is_named(tmp_path: Path) -> None:
 def test_an_arm_of_another_plan_and_one_without_a_horizon_are_named(tmp_path: Path) -> None:
     study = StudyDir(tmp_path)
     study.arms[RESET].study["plan"] = "0" * 64
-    study.arms["kick.s1.b4.r1"].observed = (1,)
+    study.arms["kick.s1.b4.r0"].observed = (1,)
     found = items(examine_study(study.write(), POLICY))
     assert (found["TM-ART-003"].state, found["TM-ART-003"].where) == ("fail", RESET)
-    assert (found["TM-PTH-002"].state, found["TM-PTH-002"].where) == ("fail", "kick.s1.b4.r1, after step 3")
+    assert (found["TM-PTH-002"].state, found["TM-PTH-002"].where) == ("fail", "kick.s1.b4.r0, after step 3")
 
 
 @pytest.mark.parametrize(("trained_on", "state"), [(0, "pass"), (1, "fail")])
@@ -122,7 +122,7 @@ def test_an_arm_that_is_gone_is_missed(written: Path, tmp_path: Path) -> None:
     assert [finding.code for finding in found.record.verification.findings] == ["FILE-MISSING"]
     assert found.record.study is not None
     assert found.record.study.arms[RESET].damaged == "not there"
-    assert len(found.record.study.pairs) == 15
+    assert len(found.record.study.pairs) == 7
 
 
 @pytest.mark.parametrize("name", ["study.json", "study.jsonl"])
