@@ -68,6 +68,14 @@ def test_a_control_needs_no_line_of_its_own() -> None:
     assert pair(reset(FakeArm()), FakeArm()).label == "paired"
 
 
+def test_a_slot_that_a_reset_removes_differs_from_a_control_without_a_line() -> None:
+    treated = reset(FakeArm())
+    del treated.lines_before[AT][0]["state"]["after"]["optimizer.momentum"]
+    for control in (FakeArm(), carry(FakeArm())):
+        certificate = pair(treated, control)
+        assert (broken(certificate), certificate.label) == ({}, "paired")
+
+
 def test_without_digests_at_the_branch_nothing_is_proven() -> None:
     control = FakeArm()
     control.thinned = {AT - 1}

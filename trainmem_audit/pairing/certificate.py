@@ -197,7 +197,9 @@ class _Pair:
         apart = _differing(before[0], before[1], whole)
         self._before_interventions(apart, lines, before)
         own = [line.intervention for line in (*lines[0], *lines[1])]
-        differ = [name for name in _differing(after[0], after[1], whole) if name not in apart]
+        # a step line may lack what came up since; what an intervention has removed is in its `before` alone
+        names = after[0].keys() | after[1].keys() if whole else before[0].keys() & before[1].keys()
+        differ = sorted(name for name in names if after[0].get(name) != after[1].get(name) and name not in apart)
         shared = {name for line in (*lines[0], *lines[1]) for name in _aliases(line)}
         other = [name for name in differ if not names_component(own, name) and name not in shared]
         if other:
