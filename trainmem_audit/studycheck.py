@@ -177,7 +177,7 @@ class _Study:
     # (1) -----------------------------------------------------------------------------------------------------------
 
     def _plan(self) -> tuple[Plan, str]:
-        data = (self._directory / PLAN_FILE).read_bytes()
+        data = _bytes(self._directory / PLAN_FILE, MAX_BYTES) or b""
         plan: Plan = Plan.parse(data, PLAN_FILE)
         if plan.canonical() != data:
             raise FormatError("a plan that is not in its canonical form", where=PLAN_FILE, expected="RFC 8785")
@@ -265,7 +265,8 @@ class _Study:
 
     def _arms(self, log: StudyLogSummary, say: Callable[[str], None]) -> dict[str, ArmFacts]:
         folder = self._directory / ARMS
-        there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        found_there = folder.iterdir() if folder.is_dir() else ()
+        there = sorted(path.name for path in found_there if path.is_dir() and not path.is_symlink())
         if len(there) > MOST_ARMS:
             raise FormatError("too many arms", where=ARMS, expected=f"at most {MOST_ARMS}", got=str(len(there)))
         found = {name: self._missing(name, state) for name, state in log.arms.items() if name not in set(there)}
@@ -348,7 +349,7 @@ class _Study:
     def _probe(self) -> _HeldOut:
         path = self._directory / PROBE_FILE
         try:
-            return _HeldOut.read(path) if path.is_file() else _HeldOut()
+            return _HeldOut.read(path) if path.is_file() and not path.is_symlink() else _HeldOut()
         except FormatError as error:
             self._merged.find("FILE-UNREADABLE", PROBE_FILE, error)
             return _HeldOut()
