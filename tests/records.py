@@ -9,10 +9,12 @@ from typing import Any
 
 from trainmem_audit.documents.record import Record
 
-__all__ = ["BASE", "RULES", "patched", "record_of"]
+__all__ = ["BASE", "RULES", "STUDY", "patched", "record_of"]
 
 RULES = Path(__file__).resolve().parent.parent / "schema" / "draft" / "vectors" / "rules"
 BASE: Any = json.loads((RULES / "base.json").read_text("utf-8"))
+STUDY: Any = {"verification": BASE["verification"], "study": json.loads((RULES / "study.json").read_text("utf-8"))}
+"""What a study is patched over: its records together were verified, and it has no statement and log of its own."""
 
 
 def patched(target: Any, patch: Any) -> Any:
@@ -29,6 +31,7 @@ def patched(target: Any, patch: Any) -> Any:
 
 
 def record_of(patch: Any) -> Record:
-    """Return the base with a patch applied."""
-    parsed: Record = Record.parse(json.dumps(patched(BASE, patch)).encode(), "vector")
+    """Return the base with a patch applied; that of a study, where the patch has one."""
+    base = STUDY if "study" in patch else BASE
+    parsed: Record = Record.parse(json.dumps(patched(base, patch)).encode(), "vector")
     return parsed

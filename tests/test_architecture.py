@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "verify",
         "compliance",
+        "studycheck",
         "explain",
         "handbook",
         "report",

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.records import BASE, RULES, record_of
+from tests.records import BASE, RULES, STUDY, patched, record_of
 from trainmem_audit.checks import EVIDENCE, evaluate, items_of, load_checklist, load_rules
 from trainmem_audit.compliance import Terms, judge
-from trainmem_audit.documents.checklist import Waiver
+from trainmem_audit.documents.checklist import Item, Waiver
 from trainmem_audit.documents.compliance import Compliance, ItemResult
 from trainmem_audit.documents.record import Record
 from trainmem_audit.errors import FormatError
@@ -81,8 +81,7 @@ def test_every_item_has_one_rule_and_every_rule_an_item() -> None:
 
 def test_every_rule_says_in_its_first_line_which_item_it_is() -> None:
     for name, rule in load_rules().items():
-        if ITEMS[name].scope == "run":
-            assert (rule.__doc__ or "").startswith(f"{name}: "), name
+        assert (rule.__doc__ or "").startswith(f"{name}: "), name
 
 
 def test_every_item_has_a_vector_for_each_state_that_its_rule_can_give() -> None:
@@ -93,12 +92,16 @@ def test_every_item_has_a_vector_for_each_state_that_its_rule_can_give() -> None
         found.setdefault(path.parent.name, set()).add(state)
     assert not found.keys() - ITEMS.keys()
     for name, item in ITEMS.items():
-        if item.scope == "study":
-            assert found[name] & {"inconclusive", "not-applicable"}, name
-            assert "pass" not in found[name], f"{name} takes a study, and passes without one"
-        else:
-            wanted = {"pass", "fail"} | ({"not-applicable"} if item.selector else set())
-            assert wanted <= found[name], f"{name}: no vector for {sorted(wanted - found[name])}"
+        wanted = {"pass", "fail"} | ({"not-applicable"} if item.decides.not_applicable else set())
+        wanted |= {"inconclusive"} if item.scope == "study" else set()
+        assert wanted <= found[name], f"{name}: no vector for {sorted(wanted - found[name])}"
+
+
+def test_no_item_that_takes_a_study_passes_without_one() -> None:
+    for path in VECTORS:
+        vector = json.loads(path.read_text("utf-8"))
+        if ITEMS[path.parent.name].scope == "study" and "study" not in vector["patch"]:
+            assert vector["expected"]["state"] != "pass", path
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -118,6 +121,18 @@ def test_the_base_passes_everything_that_one_run_can_show() -> None:
     record = record_of({})
     states = {name: evaluate(item, record).state for name, item in ITEMS.items() if item.scope == "run"}
     assert set(states.values()) <= {"pass", "not-applicable"}, states
+
+
+def test_the_study_passes_everything_that_takes_one() -> None:
+    record = record_of({"study": {}})
+    states = {name: evaluate(item, record).state for name, item in ITEMS.items() if item.scope == "study"}
+    assert {name for name, state in states.items() if state != "pass"} == {"TM-UNC-004"}, states
+
+
+def test_nothing_passes_in_a_study_of_which_a_record_does_not_hold() -> None:
+    record = record_of({"study": {}, "verification": {"bytes": "broken"}})
+    states = {evaluate(item, record).state for item in ITEMS.values() if item.scope == "study"}
+    assert states == {"inconclusive", "not-applicable"}
 
 
 @pytest.mark.parametrize(
@@ -250,14 +265,29 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 def test_no_rule_stumbles_over_a_record_that_is_valid() -> None:
     """Every member of the base in turn becomes something odd; where the record is still one, every rule answers."""
-    answered = 0
-    for path in leaves(BASE):
+    assert answered(BASE, list(leaves(BASE)), [item for item in ITEMS.values() if item.needs != "study"]) > 500
+
+
+def test_no_rule_stumbles_over_a_study_that_is_valid() -> None:
+    """The same of the study's base, with few of its arms and pairs, which are alike."""
+    kept = ("prefix.s0", "prefix.s1", "reset.s0.b200.r0", "control.s0.b200.r0")
+    fewer = {name: {key: None for key in STUDY["study"][name] if key not in kept} for name in ("arms", "pairs")}
+    arms = [arm for arm in STUDY["study"]["estimates"]["stated"]["arms"] if arm["id"] in kept]
+    small = patched(STUDY, {"study": {**fewer, "estimates": {"stated": {"arms": arms}}}})
+    paths = [path for path in leaves(small) if path[0] == "study"]
+    assert answered(small, paths, [item for item in ITEMS.values() if item.scope == "study"]) > 250
+
+
+def answered(base: Any, paths: list[tuple[Any, ...]], items: list[Item]) -> int:
+    """Replace each member in turn by everything odd, and return how often there was a record to be judged."""
+    count = 0
+    for path in paths:
         for odd in ODD:
             try:
-                record = Record.parse(json.dumps(replaced(BASE, path, odd)).encode(), "odd")
+                record = Record.parse(json.dumps(replaced(base, path, odd)).encode(), "odd")
             except FormatError:
                 continue
-            outcomes = [evaluate(item, record) for item in ITEMS.values()]
+            outcomes = [evaluate(item, record) for item in items]
             assert all(outcome.message for outcome in outcomes), (path, odd)
-            answered += 1
-    assert answered > 500
+            count += 1
+    return count

@@ -16,7 +16,7 @@ from tests.logs import component
 from trainmem_audit.canonical import canonical_bytes, component_digest, float_text
 from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.pairing import Certificate
-from trainmem_audit.documents.steplog import Component
+from trainmem_audit.documents.steplog import Component, Inventory
 from trainmem_audit.errors import FormatError
 from trainmem_audit.pairing import certify
 from trainmem_audit.pairing.values import value_of
@@ -66,6 +66,14 @@ def test_whole_runs_and_thinned_digests_make_a_pair() -> None:
 
 def test_a_control_needs_no_line_of_its_own() -> None:
     assert pair(reset(FakeArm()), FakeArm()).label == "paired"
+
+
+def test_a_slot_that_a_reset_removes_differs_from_a_control_without_a_line() -> None:
+    treated = reset(FakeArm())
+    del treated.lines_before[AT][0]["state"]["after"]["optimizer.momentum"]
+    for control in (FakeArm(), carry(FakeArm())):
+        certificate = pair(treated, control)
+        assert (broken(certificate), certificate.label) == ({}, "paired")
 
 
 def test_without_digests_at_the_branch_nothing_is_proven() -> None:
@@ -355,9 +363,20 @@ def test_another_prefix_is_found() -> None:
     assert broken(certify(treated.arm(), control.arm())) == {"prefix": ("fails", None, "branch")}
     found = certify(treated.arm(other), reset(branched(prefix), at=0).arm(other))
     assert broken(found) == {"prefix": ("fails", None, "branch")}
-    assert "its chain at step 3" in said(found, "prefix")
+    assert "its chain before step 4" in said(found, "prefix")
     short = certify(treated.arm(FakeArm(3)), carry(branched(prefix), at=0).arm())
     assert "no step 3" in said(short, "prefix")
+
+
+def test_a_branch_before_the_first_step() -> None:
+    prefix = FakeArm(4)
+    head = next(line for line in prefix.parsed() if isinstance(line, Inventory) and line.state is not None)
+    arms = [reset(FakeArm(), "model.params", at=0), carry(FakeArm(), at=0)]
+    for arm in arms:
+        arm.branch = {"run": prefix.nonce, "chainHead": head.chain, "step": 0}
+    assert certify(arms[0].arm(prefix), arms[1].arm(prefix)).label == "paired"
+    arms[0].branch = arms[1].branch = {"run": prefix.nonce, "chainHead": "0" * 64, "step": 0}
+    assert broken(certify(arms[0].arm(prefix), arms[1].arm(prefix))) == {"prefix": ("fails", None, "branch")}
 
 
 def test_an_arm_that_begins_with_another_state_than_its_prefix_ended_with() -> None:

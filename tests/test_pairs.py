@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 import torch
 
 from tests.pairs import AT, Training, certified
-from tests.tools import audit
-from tests.vectors import FOLDER as VECTORS
-from trainmem_audit.conformance import our_schemas
 from trainmem_audit.documents.pairing import Certificate
+
+pytestmark = pytest.mark.slow
 
 
 def momentum(training: Training) -> None:
@@ -85,7 +83,6 @@ def test_a_reset_of_momentum_makes_a_pair(reset: Path, control: Path) -> None:
     assert (broken(certificate), certificate.label) == ({}, "paired")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arm",
     [
@@ -101,7 +98,6 @@ def test_an_intervention_makes_a_pair(arm: Training, control: Path, tmp_path: Pa
     assert (broken(certificate), certificate.label) == ({}, "paired")
 
 
-@pytest.mark.slow
 def test_moments_of_adam(tmp_path: Path) -> None:
     arm = Training(document("reset", "optimizer.exp_avg", stepCounter="keep"), moments, optimizer="adam")
     control = Training(optimizer="adam").run(tmp_path / "control")
@@ -109,7 +105,6 @@ def test_moments_of_adam(tmp_path: Path) -> None:
     assert (broken(certificate), certificate.label) == ({}, "paired")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "windows"),
     [([0, 1, 2, 3, 6, 7, 4, 5, 8, 9], [[0, 2], [2, 4]]), ([0, 1, 2, 3, 7, 4, 6, 5, 8, 9], [[0, 4]])],
@@ -124,7 +119,6 @@ def test_an_order_primitive_makes_a_pair(
     assert (broken(certificate), certificate.label) == ({}, "paired")
 
 
-@pytest.mark.slow
 def test_a_placebo_and_a_reset_of_nothing_are_no_ops(control: Path, tmp_path: Path) -> None:
     assert certified(Training(document("placebo")).run(tmp_path / "placebo"), control).label == "no-op"
     plain = [
@@ -141,13 +135,11 @@ def test_an_extra_draw_breaks_the_streams(extra: Path, control: Path) -> None:
     assert broken(certified(extra, control)) == {"streams": ("fails", 6, "rng.torch.cpu")}
 
 
-@pytest.mark.slow
 def test_an_extra_draw_before_the_branch_breaks_the_prefix(control: Path, tmp_path: Path) -> None:
     arm = Training(RESET.document, momentum, extra=2)
     assert broken(certified(arm.run(tmp_path / "run"), control))["prefix"] == ("fails", 2, "inputs")
 
 
-@pytest.mark.slow
 def test_another_batch_in_one_arm_breaks_the_order(control: Path, tmp_path: Path) -> None:
     arm = Training(RESET.document, momentum, plan=[0, 1, 2, 3, 4, 5, 7, 6, 8, 9])
     assert broken(certified(arm.run(tmp_path / "run"), control)) == {"order": ("fails", 6, "order.index")}
@@ -163,13 +155,11 @@ def test_a_second_component_breaks_the_intervention(control: Path, tmp_path: Pat
     assert found == {"intervention": ("fails", AT, "model.batchnorm")}
 
 
-@pytest.mark.slow
 def test_other_weights_at_the_branch_break_the_prefix(control: Path, tmp_path: Path) -> None:
     arm = Training(RESET.document, momentum, unsaid=weights)
     assert broken(certified(arm.run(tmp_path / "run"), control)) == {"prefix": ("fails", AT, "model.params")}
 
 
-@pytest.mark.slow
 def test_a_dropped_step_breaks_the_order(control: Path, tmp_path: Path) -> None:
     arm = Training(RESET.document, momentum, dropped=6)
     certificate = certified(arm.run(tmp_path / "run"), control)
@@ -177,30 +167,9 @@ def test_a_dropped_step_breaks_the_order(control: Path, tmp_path: Path) -> None:
     assert certificate.label == "unpaired"
 
 
-@pytest.mark.slow
 def test_a_queue_from_the_global_generator_breaks_intervention_and_streams(control: Path, tmp_path: Path) -> None:
     arm = Training(document("flush", "bank.queue"), queue_from_the_global_generator)
     assert broken(certified(arm.run(tmp_path / "run"), control)) == {
         "intervention": ("fails", AT, "rng.torch.cpu"),
         "streams": ("fails", AT, "rng.torch.cpu"),
     }
-
-
-# The verb -----------------------------------------------------------------------------------------------------------
-
-
-def test_diff_prints_the_certificate(reset: Path, extra: Path, control: Path, tmp_path: Path) -> None:
-    told = audit("diff", reset, control, "--paired", cwd=tmp_path, home=tmp_path / "home")
-    assert (told.returncode, told.stderr) == (0, "")
-    assert [line[:23].split()[:3] for line in told.stdout.splitlines()[1:-1]] == [
-        ["1", "prefix", "ok"],
-        ["2", "intervention", "ok"],
-        ["3", "order", "ok"],
-        ["4", "streams", "ok"],
-    ]
-    assert told.stdout.splitlines()[-1] == "result: paired: the arms differ in nothing but the intervention"
-    told = audit("diff", extra, control, "--paired", "--format", "json", cwd=tmp_path, home=tmp_path / "home")
-    said = json.loads(told.stdout)
-    assert (told.returncode, said["label"], said["treated"]) == (1, "unpaired", "extra")
-    estimates = json.loads((VECTORS / "estimates" / "valid" / "law-effect.json").read_bytes())
-    assert not our_schemas().findings(estimates | {"pairs": [said]}, "estimates")

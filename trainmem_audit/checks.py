@@ -195,6 +195,10 @@ def evaluate(item: Item, record: Record) -> Outcome:
 
 
 def _missing(item: Item, record: Record) -> str:
+    if record.study is not None and item.scope == "study":
+        return ""
+    if item.needs == "study":
+        return f"it takes a study: one run shows no contrast (the record of {record.verification.name})"
     if item.needs != "verification" and record.statement is None:
         return "the statement could not be read"
     if item.needs == "log" and record.facts is None:

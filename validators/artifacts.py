@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from trainmem_audit.checks import Outcome, Rule, failed, inconclusive, not_applicable, passed
@@ -64,9 +65,34 @@ def _versions_known(record: Record) -> Outcome:
 
 
 def _plan_precedes_runs(record: Record) -> Outcome:
-    """TM-ART-003: the plan of a study precedes its runs. A statement of this version can name no plan."""
-    assert record.manifest.run.id
-    return not_applicable("the statement names no plan: a run of its own, and no arm of a study")
+    """TM-ART-003: the plan of a study precedes its runs: it is in every arm's statement, and began the study log."""
+    study = record.study
+    if study is None:
+        plan = record.manifest.plan
+        if plan is None:
+            return not_applicable("the statement names no plan: a run of its own, and no arm of a study")
+        return inconclusive("whether the plan came first shows only beside the study log", got=f"plan {plan[:16]}")
+    log, digest = study.log, study.plan_digest
+    if log is None:
+        return inconclusive("the study log is not at hand", where="study.jsonl")
+    if log.plan != digest:
+        return failed(
+            "cross-checked", "the study log is of another plan", where="study.jsonl", expected=digest, got=log.plan
+        )
+    for arm in study.arms.values():
+        if arm.run is not None and arm.plan != digest:
+            message, got = "an arm does not name the plan", arm.plan or "no plan"
+            return failed("cross-checked", message, where=arm.id, expected=digest, got=got)
+        if arm.started is not None and _moment(arm.started) < _moment(log.began):
+            message = "an arm was started before the plan was fixed"
+            return failed("cross-checked", message, where=arm.id, expected=f"after {log.began}", got=arm.started)
+    if not log.signed:
+        return inconclusive("it would pass, but no signature binds the study log", where="study.json")
+    return passed("cross-checked", f"the plan began the study log, and is named by all {len(study.arms)} arms")
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _steps_contiguous(record: Record) -> Outcome:

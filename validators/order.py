@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from trainmem_audit.checks import Outcome, Rule, failed, inconclusive, not_applicable, passed
 from trainmem_audit.documents.record import Record
 from trainmem_audit.documents.record_order import EpochFacts, ResumeFacts
+from trainmem_audit.documents.record_study import ArmFacts, StudyFacts
 from trainmem_audit.documents.steplog import Loader
 
 __all__ = ["RULES"]
@@ -40,7 +41,7 @@ def _digests_are_recorded(record: Record) -> Outcome:
             expected=f"batches of {', '.join(sorted(loaders)[:8])}",
             got=f"none in {steps.count} steps",
         )
-    if facts.unplaced:
+    if facts.unplaced and loaders:
         return failed(
             "recorded",
             "batches were consumed before any epoch began",
@@ -52,6 +53,8 @@ def _digests_are_recorded(record: Record) -> Outcome:
         return inconclusive(
             f"{facts.unseen} of {steps.count} steps have neither a batch of a loader nor inputs of a model"
         )
+    if not loaders and steps.with_order:
+        return passed("recorded", f"{steps.with_order} steps with the digest of their batch, out of a program's order")
     if not loaders:
         return passed("recorded", f"{steps.with_inputs} steps with the digest of their inputs; there is no data loader")
     epochs = len(facts.epochs) + facts.beyond
@@ -150,8 +153,10 @@ def _replicates_do_not_share_order(record: Record) -> Outcome:
     """TM-ORD-004: replicates have orders of their own, unless they are declared to share it.
 
     In one run, replicates are loaders of one description whose batches train different optimizers. Orders that are
-    equal because seed and epoch were added are the matter of TM-RNG-002.
+    equal because seed and epoch were added are the matter of TM-RNG-002. In a study they are its seeds.
     """
+    if record.study is not None:
+        return _seeds_do_not_share_order(record.study)
     declared = record.manifest.rng_contract.declared
     shared = declared is not None and any(
         stream.across_replicates == "shared" for stream in (declared.streams or {}).values()
@@ -173,9 +178,35 @@ def _replicates_do_not_share_order(record: Record) -> Outcome:
                     expected=f"another order than in {first.loader}, epoch {first.epoch}",
                     got=f"the digest {str(epoch.digest)[:16]} of both",
                 )
+    if record.manifest.plan is not None:
+        return inconclusive("whether replicates share an order shows only beside their records")
     if any(len({(epoch.optimizer, epoch.loader) for epoch in epochs}) > 1 for epochs in groups.values()):
         return inconclusive("whether replicates share an order shows only beside their records")
     return not_applicable("the statement names no plan: a run of its own, and no replicate of a study")
+
+
+def _seeds_do_not_share_order(study: StudyFacts) -> Outcome:
+    known: dict[str, ArmFacts] = {}
+    seeds: set[str] = set()
+    for arm in study.arms.values():
+        if arm.name is None or any(stream.across == "shared" for stream in arm.streams.values()):
+            continue
+        for digest in arm.orders:
+            seeds.add(arm.name.seed)
+            first = known.setdefault(digest, arm)
+            if first.name is not None and first.name.seed != arm.name.seed:
+                return failed(
+                    "cross-checked",
+                    "two replicates have one order",
+                    where=arm.id,
+                    expected=f"another order than in {first.id}",
+                    got=f"the digest {digest[:16]} of both",
+                )
+    if not seeds:
+        return inconclusive("no replicate has a reshuffled epoch that is long enough to tell", where="arms")
+    if len(seeds) < 2:
+        return inconclusive("there is one replicate only", where="arms")
+    return passed("cross-checked", f"{len(known)} orders, none of which two of {len(seeds)} seeds share")
 
 
 def _resume_keeps_the_permutation(record: Record) -> Outcome:

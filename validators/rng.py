@@ -1,7 +1,7 @@
 """RNG: random streams against the contract that the author declares, and seeds against one another.
 
 What was recorded of a stream is in the statement's contract and follows from the log; what was declared is beside it.
-Without a declaration a rule says so. Pairs of runs are not compared here: a single record cannot show them.
+Without a declaration a rule says so. Replicates of a study are compared here, its pairs in `studies.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from trainmem_audit.contract import KNOWN_DERIVATIONS, derive, stream_digest
 from trainmem_audit.documents.contract import Consumption, ContractStream, RngContract
 from trainmem_audit.documents.declared import DeclaredStream, Derivation
 from trainmem_audit.documents.record import Record
+from trainmem_audit.documents.record_study import ArmFacts, StudyFacts
 
 __all__ = ["RULES"]
 
@@ -169,13 +170,13 @@ def _workers(record: Record, checked: list[str]) -> Outcome | None:
     return None
 
 
-def _shared_streams_are_equal(record: Record) -> Outcome:
-    """TM-RNG-003: streams that two arms share have equal digests at equal steps. One record holds one arm."""
-    return inconclusive("whether shared streams are equal shows only beside the record of the other arm")
-
-
 def _independent_streams_differ(record: Record) -> Outcome:
-    """TM-RNG-004: streams that are declared independent start from different states, in this run and beside others."""
+    """TM-RNG-004: streams that are declared independent start from different states, in this run and beside others.
+
+    Across the replicates of a study that is every stream that is drawn from in training, unless it is declared shared.
+    """
+    if record.study is not None:
+        return _replicates_differ(record.study)
     contract = record.manifest.rng_contract
     declared = contract.declared.streams if contract.declared is not None else None
     names = sorted(name for name, stream in (declared or {}).items() if stream.pairing == "independent")
@@ -189,6 +190,42 @@ def _independent_streams_differ(record: Record) -> Outcome:
                 got=alike,
             )
     return inconclusive("whether streams of replicates differ shows only beside the other records")
+
+
+def _replicates_differ(study: StudyFacts) -> Outcome:
+    known: dict[tuple[str, str, str], ArmFacts] = {}
+    compared = 0
+    replicates = _one_of_each_seed(study)
+    for arm in replicates:
+        for name, stream in sorted(arm.streams.items()):
+            if stream.across == "shared" or not (stream.trained or stream.across == "independent"):
+                continue
+            compared += 1
+            start = _listed(stream.seeds) if stream.seeds else stream.digest
+            first = known.setdefault((name, stream.algorithm, start), arm)
+            if first is not arm:
+                return failed(
+                    "cross-checked",
+                    f"two replicates start {name} alike",
+                    where=arm.id,
+                    expected=f"another seed and another state than in {first.id}",
+                    got=f"the seed {start}" if stream.seeds else f"the state {start[:16]}",
+                )
+    if not compared and replicates:
+        return not_applicable("no stream was drawn from in training, in any of the replicates")
+    if len(replicates) < 2:
+        return inconclusive("there is one replicate only", got=_listed(arm.id for arm in replicates))
+    return passed("cross-checked", f"{compared} streams of {len(replicates)} replicates start from states of their own")
+
+
+def _one_of_each_seed(study: StudyFacts) -> list[ArmFacts]:
+    """Return the first run of each seed: the prefix that its arms share, or else an arm of noise stream 0."""
+    found: dict[str, ArmFacts] = {}
+    arms = [arm for arm in study.arms.values() if arm.name is not None and arm.run is not None]
+    for arm in sorted(arms, key=lambda arm: -1 if arm.name is None or arm.name.stream is None else arm.name.stream):
+        if arm.name is not None:
+            found.setdefault(arm.name.seed, arm)
+    return list(found.values())
 
 
 def _start_alike(first: ContractStream, second: ContractStream) -> str:
@@ -282,7 +319,6 @@ def _listed(names: object) -> str:
 RULES: dict[str, Rule] = {
     "TM-RNG-001": _consumed_is_declared,
     "TM-RNG-002": _derivation_is_collision_free,
-    "TM-RNG-003": _shared_streams_are_equal,
     "TM-RNG-004": _independent_streams_differ,
     "TM-RNG-005": _counters_are_as_declared,
 }

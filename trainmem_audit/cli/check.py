@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -28,6 +28,8 @@ from trainmem_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from trainmem_audit.compliance import Terms
+    from trainmem_audit.documents.compliance import Compliance
+    from trainmem_audit.verify import Policy
 
 __all__ = ["ProfileOption", "WaiversOption", "register", "terms_for"]
 
@@ -103,6 +105,9 @@ def _check(
 ) -> None:
     """Verify a run and evaluate every item of the checklist; none ends the others.
 
+    Of a study's directory every arm is verified, every pair is certified by its two logs, and the items that take a
+    study are evaluated too (--profile paired).
+
     What is merely declared never passes. `trainmem-audit explain ID` says what an item asks and how it is decided.
 
     \b
@@ -115,7 +120,8 @@ def _check(
     from trainmem_audit.compliance import judge, record_of
     from trainmem_audit.formats import COMPLIANCE
     from trainmem_audit.gathering import Gatherer
-    from trainmem_audit.rundir import open_run, write_atomic
+    from trainmem_audit.rundir import open_run
+    from trainmem_audit.study.layout import is_study
 
     if form not in COMPLIANCE:
         raise UsageError("unknown format", where="--format", expected=" or ".join(sorted(COMPLIANCE)), got=form[:40])
@@ -123,6 +129,11 @@ def _check(
     terms = terms_for(profile, fail_on, waivers)
     options: dict[str, Any] = {"source": source, "data": tuple(data or ()), "timeout": timeout}
     gatherer = Gatherer()
+    if is_study(run):
+        if replay is not None:
+            raise UsageError("the arms of a study are replayed one by one", where="--replay", got=replay[:40])
+        policy = policy_for(trust_file, signer, allow_untrusted, revoked=revoked, at=at)
+        _tell(_check_study(run, policy, terms, quiet), form, saved)
     with open_run(run) as reader:
         replayer = None if replay is None else replayer_for(reader, replay, yes, quiet, secrets, options)
         policy = policy_for(
@@ -136,10 +147,31 @@ def _check(
         )
         found = examine_run(reader, policy, replayer, watch=gatherer.take, indices=gatherer.indices)
         compliance = judge(record_of(found, gatherer), terms)
-    typer.echo(COMPLIANCE[form](compliance))
     signature = compliance.verification.signature
     if form == "text" and signature.state == "unknown-signer" and not allow_untrusted and signer is None:
         say(f"if the paper gives this fingerprint: --signer {signature.keyid}")
+    _tell(compliance, form, saved)
+
+
+def _check_study(directory: Path, policy: Policy, terms: Terms, quiet: bool) -> Compliance:
+    """Verify all records of a study, certify its pairs, and evaluate every item."""
+    from trainmem_audit.compliance import judge
+    from trainmem_audit.studycheck import examine_study
+
+    found = examine_study(directory, policy, terms.profile, say=(lambda _: None) if quiet else _verified)
+    return judge(found.record, terms, found.decide)
+
+
+def _verified(name: str) -> None:
+    say(f"verified {name}")
+
+
+def _tell(compliance: Compliance, form: str, saved: dict[Path, str]) -> NoReturn:
+    """Print what was found, write it where it is to be saved, and end."""
+    from trainmem_audit.formats import COMPLIANCE
+    from trainmem_audit.rundir import write_atomic
+
+    typer.echo(COMPLIANCE[form](compliance))
     for path, wanted in saved.items():
         write_atomic(path, (COMPLIANCE[wanted](compliance) + "\n").encode("utf-8", "backslashreplace"))
     raise typer.Exit(compliance.exit_code)

@@ -49,7 +49,7 @@ class Item(Document):
     title: Text
     severity: Annotated[dict[Name, Severity], Field(min_length=1)]
     scope: Literal["run", "study"]
-    needs: Literal["verification", "statement", "log"]
+    needs: Literal["verification", "statement", "log", "study"]
     selector: Text | None = None
     evidence: Evidence
     decides: Decides

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from trainmem_audit.documents.common import Count, Document, Name
+from trainmem_audit.documents.common import Count, Document, Name, Sequence
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import Manifest, Statement
 from trainmem_audit.documents.record_order import OrderFacts, StreamFacts
+from trainmem_audit.documents.record_study import InterventionFacts, StudyFacts
 
 __all__ = ["ComponentFacts", "Facts", "Record", "StepFacts"]
 
@@ -54,7 +55,8 @@ class Facts(Document):
     """What one pass over the log and its side files gives, in memory that does not grow with the steps.
 
     `whole` says whether the pass came to the end of the log; if not, the log is damaged, and the facts are those of the
-    part before. `ended` says whether the last line is `end`.
+    part before. `ended` says whether the last line is `end`. `observed` are the steps after which predictions were kept
+    (the first 1000), `interventions` what was done to the memory of the run (the first 1000).
     """
 
     whole: bool
@@ -63,19 +65,23 @@ class Facts(Document):
     components: dict[Name, ComponentFacts] = Field(default_factory=dict)
     order: OrderFacts = OrderFacts()
     streams: StreamFacts = StreamFacts()
+    observed: Sequence[Count] = ()
+    interventions: Sequence[InterventionFacts] = ()
 
 
 class Record(Document):
-    """A run as the rules see it.
+    """A run as the rules see it, or a study.
 
-    `statement` is `None` where it could not be read, `facts` where there was no log to read. `disclosed` says whether
-    the openings of the salted commitments are there (`disclosures.json`).
+    Of a study there is `study`, and the verification of all its records together; of a run the others. `statement` is
+    `None` where it could not be read, `facts` where there was no log to read. `disclosed` says whether the openings of
+    the salted commitments are there (`disclosures.json`).
     """
 
     verification: Verification
     statement: Statement | None = None
     facts: Facts | None = None
     disclosed: bool = False
+    study: StudyFacts | None = None
 
     @property
     def manifest(self) -> Manifest:

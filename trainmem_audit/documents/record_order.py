@@ -52,14 +52,17 @@ class OrderFacts(Document):
     """The order of the whole run.
 
     `beyond` counts the epochs after the first 1000, of which nothing is kept. `unplaced` counts the steps with batches
-    before any epoch began; `unseen` those with neither a batch of a loader nor inputs of a model. `recurring` counts
-    the steps whose indices had been consumed together before, `changed` those of them that had another content then,
-    and `unexplained` is the first of these in which no known stream moved and no number of the data set had changed.
+    before any epoch began, as all are where a program has an order of its own; `unplaced_head` is the digest of the
+    first 16 indices of these, unless they are 0, 1, 2 …; `unseen` counts those with neither a batch of a loader nor
+    inputs of a model. `recurring` counts the steps whose indices had been consumed together before, `changed` those of
+    them that had another content then, and `unexplained` is the first of these in which no known stream moved and no
+    number of the data set had changed.
     """
 
     epochs: Sequence[EpochFacts] = ()
     beyond: Count = 0
     unplaced: Count = 0
+    unplaced_head: Digest | None = None
     unseen: Count = 0
     resumes: Sequence[ResumeFacts] = ()
     recurring: Count = 0

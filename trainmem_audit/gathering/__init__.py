@@ -10,6 +10,7 @@ from __future__ import annotations
 from trainmem_audit.documents.record import Facts
 from trainmem_audit.documents.steplog import End, Line
 from trainmem_audit.gathering.components import ComponentCollector
+from trainmem_audit.gathering.interventions import InterventionCollector
 from trainmem_audit.gathering.order import OrderCollector
 from trainmem_audit.gathering.steps import StepCollector
 from trainmem_audit.gathering.streams import StreamCollector
@@ -27,6 +28,7 @@ class Gatherer:
         self._components = ComponentCollector()
         self._order = OrderCollector()
         self._streams = StreamCollector()
+        self._interventions = InterventionCollector()
 
     def take(self, line: Line) -> None:
         """Add one line that the reader has checked."""
@@ -36,6 +38,7 @@ class Gatherer:
         self._components.take(line)
         self._order.take(line)
         self._streams.take(line)
+        self._interventions.take(line)
 
     def indices(self, chunk: bytes) -> None:
         """Add sample indices (int64, little-endian) of the step that was taken last; `sidefiles` checks them later."""
@@ -45,6 +48,7 @@ class Gatherer:
         """Return the facts, or `None` if there was no line; `whole` says whether the log was read to its end."""
         if not self._started:
             return None
+        observed, interventions = self._interventions.finish()
         return Facts(
             whole=whole,
             ended=self._ended,
@@ -52,4 +56,6 @@ class Gatherer:
             components=self._components.finish(),
             order=self._order.finish(),
             streams=self._streams.finish(),
+            observed=observed,
+            interventions=interventions,
         )

@@ -60,6 +60,7 @@ class OrderCollector:
         self._latest: _Epoch | None = None
         self._beyond = 0
         self._unplaced = 0
+        self._loose = b""
         self._unseen = 0
         self._resumes: list[ResumeFacts] = []
         self._kept = 0
@@ -176,6 +177,8 @@ class OrderCollector:
             piece, chunk = chunk[:left], chunk[left:]
             if epoch is not None:
                 self._add(epoch, piece)
+            elif self._beyond == 0 and len(self._loose) < _HEAD:
+                self._loose += piece[: _HEAD - len(self._loose)]
             if left > len(piece):
                 self._due[0] = (epoch, left - len(piece))
             else:
@@ -198,6 +201,11 @@ class OrderCollector:
         epoch.indices.extend(values)
         self._kept += count
 
+    def _tells(self) -> bool:
+        """Whether the first indices outside of epochs are enough to tell one order from another."""
+        in_sequence = b"".join(index.to_bytes(8, "little") for index in range(_HEAD // 8))
+        return len(self._loose) == _HEAD and self._loose != in_sequence
+
     def finish(self) -> OrderFacts:
         """Return the facts, epochs in the order in which they began."""
         for epochs in self._open.values():
@@ -208,6 +216,7 @@ class OrderCollector:
             epochs=tuple(sorted(self._done, key=lambda epoch: (epoch.first, epoch.loader, epoch.epoch))),
             beyond=self._beyond,
             unplaced=self._unplaced,
+            unplaced_head=blake3(self._loose).hexdigest() if self._tells() else None,
             unseen=self._unseen,
             resumes=tuple(self._resumes),
             recurring=self._recurring,

@@ -16,5 +16,7 @@ from __future__ import annotations
 
 from trainmem_audit.pairing.arms import Arm
 from trainmem_audit.pairing.certificate import certify
+from trainmem_audit.pairing.names import names_component
+from trainmem_audit.pairing.values import value_of
 
-__all__ = ["Arm", "certify"]
+__all__ = ["Arm", "certify", "names_component", "value_of"]

@@ -197,7 +197,9 @@ class _Pair:
         apart = _differing(before[0], before[1], whole)
         self._before_interventions(apart, lines, before)
         own = [line.intervention for line in (*lines[0], *lines[1])]
-        differ = [name for name in _differing(after[0], after[1], whole) if name not in apart]
+        # a step line may lack what came up since; what an intervention has removed is in its `before` alone
+        names = after[0].keys() | after[1].keys() if whole else before[0].keys() & before[1].keys()
+        differ = sorted(name for name in names if after[0].get(name) != after[1].get(name) and name not in apart)
         shared = {name for line in (*lines[0], *lines[1]) for name in _aliases(line)}
         other = [name for name in differ if not names_component(own, name) and name not in shared]
         if other:
@@ -376,7 +378,9 @@ class _Pair:
         if all(clause.state == "holds" for clause in clauses):
             label = "no-op" if no_op else "paired"
         if label == "no-op":
-            self.intervention.remark("no component differs after it: the effect is exactly 0")
+            later = [item.primitive for item in self._done if shows_later(item)]
+            also = f"; {later[0]} shows in no step" if later else ""
+            self.intervention.remark(f"no component differs after it: the effect is exactly 0{also}")
         return Certificate(certificate=tuple(clause.build() for clause in clauses), label=label)
 
     def _no_branch(self) -> None:
@@ -443,17 +447,20 @@ def _branch_text(branch: Branch) -> str:
 
 
 def _read_prefix(lines: Iterable[Line], branch: Branch) -> tuple[End | None, str]:
-    """Read a prefix to its end: its last line, where the branch is at its end, and in what it is not the one named."""
-    problem, last, end = f"it has no step {branch.step - 1}", -1, None
+    """Read a prefix to its end: its last line, where the branch is at its end, and in what it is not the one named.
+
+    A branch before the first step names any line before it.
+    """
+    problem, done, end = f"it has no step {branch.step - 1}", 0, None
     for line in lines:
         match line:
             case Begin() if line.nonce != branch.run:
                 return None, f"it is run {line.nonce[:8]}, and not {branch.run[:8]}"
             case Step():
-                last = line.i
-                if line.i == branch.step - 1:
-                    said = f"its chain at step {line.i} is {line.chain[:16]}, not {branch.chain_head[:16]}"
-                    problem = said if line.chain != branch.chain_head else ""
+                done = line.i + 1
             case End():
                 end = line
-    return end if last == branch.step - 1 else None, problem
+        if done == branch.step and (isinstance(line, Step) or (done == 0 and problem)):
+            said = f"its chain before step {done} is {line.chain[:16]}, not {branch.chain_head[:16]}"
+            problem = said if line.chain != branch.chain_head else ""
+    return end if done == branch.step else None, problem

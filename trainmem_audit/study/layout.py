@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["ARMS", "ESTIMATES", "FAILED", "OURS", "PLAN_FILE", "PROBE_FILE", "SIGNER_FILE", "STUDY_STATEMENT", "WORK"]
+from pathlib import Path
+
+__all__ = [
+    "ARMS",
+    "ESTIMATES",
+    "FAILED",
+    "OURS",
+    "PLAN_FILE",
+    "PROBE_FILE",
+    "SIGNER_FILE",
+    "STUDY_STATEMENT",
+    "WORK",
+    "is_study",
+]
 
 PLAN_FILE = "plan.json"
 """The plan in its canonical form: its SHA-256 is the plan's digest."""
@@ -21,3 +34,8 @@ OURS = frozenset(
     | {".lock", ".workers"}
 )
 """The names in a study's directory, beside reports."""
+
+
+def is_study(path: Path) -> bool:
+    """Tell whether a path is the directory of a study."""
+    return path.is_dir() and (path / PLAN_FILE).is_file() and not (path / "run.json").exists()
