@@ -129,6 +129,7 @@ SOURCES: tuple[Memory, ...] = (
     _one("average in a module of one's own", "teacher.params", "meso, 1/(1−decay) where it has `decay`", "shadow.py"),
     _one("average in a dict of a class of one's own", "average.shadow", "meso, 1/(1−decay)", "shadow.py", "--dict"),
     _one("BYOL: target inside the trained module", "teacher.params", "meso", "byol.py"),
+    _one("MoCo: key encoder inside the trained module", "teacher.params", "meso", "moco_inside.py"),
     _one("DINO: teacher", "teacher.params", "meso", "dino.py"),
     _one("DINO: centre, a buffer of the loss", "teacher2.buffers", "meso", "dino.py"),
     _one("mean teacher", "teacher.params", "meso", "meanteacher.py"),
