@@ -90,7 +90,7 @@ ROWS = (
         ("unfreezing.py",),
         8,
         _MODEL | _MOMENTUM,
-        ("THAW = 4", "THAW = 5", "gradient path", 4),
+        ("THAW = 4", "THAW = 5", "optimizer.momentum", 4),
     ),
     _row(
         "DINO: teacher, centre, temperature schedule",
