@@ -82,7 +82,7 @@ ROWS = (
         ("moco_inside.py",),
         8,
         _MODEL | _BATCHNORM | _MOMENTUM | _TAUGHT_NORM | {"model.buffers": "S4"},
-        ("KEEP = 0.9", "KEEP = 0.8", "teacher.params", 1),
+        ("self.follow()", "int(self.queue_ptr) != 16 and self.follow()", "teacher.params", 2),
         ("lr=0.03", "lr=0.04", "optimizer.hyper", 0),
     ),
     _row(
