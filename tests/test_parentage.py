@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from array import array
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from tests.test_checkpoints import SAVED, STEPS, resume
 from tests.tools import audit, verify
+from tests.trainings import recorded
 from trainmem_audit.documents.findings import ParentLink
 from trainmem_audit.errors import UsageError
 from trainmem_audit.parentage import Beginning, check_parent, repeated
@@ -142,6 +144,28 @@ def test_a_lost_position_shows_beside_the_parent(tmp_path: Path) -> None:
     link, _ = linked(runs.folder / "resumed", runs.folder / "full")
     assert link.order is not None and link.state == "holds", link.detail
     assert (link.order.differs, link.order.under_way, link.order.repeated) == (0, 24, 24)
+
+
+@pytest.mark.slow
+def test_batches_that_are_taken_off_the_loader_are_no_repetition(tmp_path: Path) -> None:
+    """The usual way to go on within an epoch; with another seed the same number of other samples is skipped."""
+    here = tmp_path / "runs"
+    here.mkdir()
+    shutil.copyfile(Path(__file__).parent / "resume" / "skip.py", here / "train.py")
+    for name, env in (("full", {}), ("good", {"RESUME": "checkpoint.pt"})):
+        assert recorded(here, "train.py", home=tmp_path, env=env, options=("-d", name)).returncode == 0
+    env = {"RESUME": "checkpoint.pt", "SHIFT": "5"}
+    assert recorded(here, "train.py", home=tmp_path, env=env, options=("-d", "other")).returncode == 0
+    link, _ = linked(here / "good", here / "full")
+    assert link.order is not None
+    assert (link.state, link.order.under_way, link.order.repeated) == ("holds", 24, 0)
+    done = audit("diff", "full", "good", "--format", "json", cwd=here, home=tmp_path)
+    assert (json.loads(done.stdout)["equal"], json.loads(done.stdout)["stepsEqual"]) == (True, 13)
+    link, _ = linked(here / "other", here / "full")
+    assert link.order is not None and link.order.repeated
+    done = audit("diff", "full", "other", "--format", "json", cwd=here, home=tmp_path)
+    found = json.loads(done.stdout)["difference"]
+    assert (found["step"], found["components"][0]["component"]) == (11, "order.index")
 
 
 @pytest.mark.parametrize(
