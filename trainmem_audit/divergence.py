@@ -413,7 +413,7 @@ class Comparison:
                 item.stage != "start",
                 item.rank,
                 not item.name.startswith("rng.torch"),
-                not (item.name.startswith("teacher") and item.name.endswith(".params")),  # they fill queues and banks
+                not item.name.startswith("teacher"),  # they fill queues and banks
                 item.name,
             )
         )
