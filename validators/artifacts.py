@@ -102,6 +102,8 @@ def _restarts_chained(record: Record) -> Outcome | None:
             f"{count} steps without a gap; the {named.steps} before them are in the record of run {named.run[:12]}"
         )
         return inconclusive(f"{message}, which is not at hand (--parent)", where="run.parent")
+    if record.manifest.run.branch is not None:
+        return None  # an arm goes on from the state of its prefix, whose chain it names: for the pair's certificate
     before = [item for item in record.log.order.resumes if item.steps is not None and item.steps > item.at]
     if before:
         message = f"a state with {before[0].steps} steps behind it was loaded, and no record of them is named"
