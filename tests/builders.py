@@ -20,6 +20,8 @@ from trainmem_audit.documents.findings import (
     Difference,
     Finding,
     Opening,
+    ParentLink,
+    ParentOrder,
     Replay,
     Signature,
     TensorDifference,
@@ -328,6 +330,17 @@ def segments() -> Verification:
     found = verdict_of(parts, chosen, 2, bytes(16)).model_copy(update={"walked": 40})
     replay = Replay(outcome="match", mode="segments:2", steps_compared=40, seconds="5.0", segments=found)
     return verification(replay=replay)
+
+
+def resumed() -> Verification:
+    """Return the verification of a resumed run whose parent was at hand."""
+    order = ParentOrder(same=9, under_way=24, repeated=0)
+    return verification(
+        parent=ParentLink(
+            run="5" * 32, steps=11, state="holds", signature="trusted", compared=("model.params",), order=order,
+            detail="the checkpoint is the one that the parent saved; 1 components go on as they were",
+        )
+    )  # fmt: skip
 
 
 def mismatch(*, what_if: bool = False) -> Verification:

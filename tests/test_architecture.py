@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("digests", "sources", "intervening", "recording", "replaying", "programs", "pinning"),
     (
         "verify",
+        "parentage",
         "compliance",
         "studycheck",
         "explain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import random
@@ -317,6 +318,70 @@ def test_weights_alone_raise_no_alarm_and_other_things_are_no_checkpoint(taught:
     assert (checkpoint.kind, losses(checkpoint)) == ("weights", [])
     assert summary_text(checkpoint).startswith("weights alone")
     assert taught.compared({"predictions": torch.zeros(7), "accuracy": 0.5}) is None
+
+
+def test_tied_weights_are_no_moments() -> None:
+    """Saved under two names, of which one is matched; the other has the shape of the moments."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    model[1].weight = model[0].weight
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.arange(5)).square().mean().backward()
+    source = ModuleSource("model", model)
+    watch = CheckpointWatch()
+    for state in source.components():
+        watch.begins(state, [tensor_digest(tensor) for _, tensor in state.tensors or ()], initial=True)
+    optimizer.step()
+    sources: list[Source] = [source, OptimizerSource("optimizer", optimizer, source.names().get)]
+    for item in sources[1].components():
+        watch.begins(item, None, initial=False)
+    for value in (model.state_dict(), copy.deepcopy(model.state_dict())):
+        members = watch.compare(value, sources, lambda _: True, {}, None)
+        assert members is not None
+        assert (members["kind"], members["components"]["optimizer.exp_avg"]["verdict"]) == ("weights", "absent")
+        assert members["components"]["model.params"]["verdict"] == "whole"
+
+
+DUMPS = """
+import pickle
+import numpy as np
+import torch
+model = torch.nn.Linear(3, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+for step in range(4):
+    model(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if step == 1:
+        with open("state.pkl", "wb") as file:
+            pickle.dump({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    if step == 2:
+        np.savez("weights", **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    with open("log.pkl", "wb") as file:
+        pickle.dump({"losses": [0.5] * step, "table": np.zeros((7, 7))}, file)
+    np.save("predictions", np.zeros((4, 2)))
+np.save("weight.npy", model.weight.detach().numpy())
+"""
+
+
+@pytest.mark.slow
+def test_pickles_and_arrays_that_hold_memory_are_checkpoints_and_other_ones_are_not(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(DUMPS)
+    done = recorded(tmp_path, "train.py", home=tmp_path / "home", options=("-d", "run"))
+    assert done.returncode == 0, done.stderr.decode()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    found = [(line["i"], saved) for line in lines for saved in line.get("checkpoints", ())]
+    assert [(step, saved["kind"], saved["file"]) for step, saved in found] == [
+        (2, "state", "{cwd}/state.pkl"),
+        (3, "weights", "{cwd}/weights.npz"),
+        (4, "weights", "{cwd}/weight.npy"),
+    ]
+    for _, saved in found[:2]:
+        assert saved["components"]["model.params"]["verdict"] == "whole"
+        assert (
+            hashlib.sha256((tmp_path / saved["file"].removeprefix("{cwd}/")).read_bytes()).hexdigest()
+            == saved["sha256"]
+        )
 
 
 @pytest.mark.parametrize(

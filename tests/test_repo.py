@@ -204,9 +204,9 @@ def test_the_description_of_a_verification_names_every_member(model: type[Docume
 
 
 def test_the_description_of_a_verification_names_every_code() -> None:
-    modules = ("verify", "envelope", "commitments", "attestations")
+    modules = ("verify", "envelope", "commitments", "attestations", "parentage")
     code = "".join(read(f"trainmem_audit/{name}.py") for name in modules)
-    used = set(re.findall(r'"((?:ENV|KEY|SIG|FILE|LOG|SIDE|STATEMENT|OPEN|ATT)(?:-[A-Z]+)?)"', code))
+    used = set(re.findall(r'"((?:ENV|KEY|SIG|FILE|LOG|SIDE|STATEMENT|OPEN|ATT|PARENT)(?:-[A-Z]+)?)"', code))
     described = set(re.findall(r"`([A-Z]+(?:-[A-Z]+)?)`", read("docs/verification.md")))
     assert len(used) > 10
     assert not used - described

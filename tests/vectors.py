@@ -301,6 +301,14 @@ def verification_cases() -> Iterator[Case]:
         "/replay/segments/nonce",
         lambda v: v["replay"]["segments"].update(nonce="00"),
     )
+    gone_on = Faults(builders.resumed().to_json())
+    yield gone_on.valid("parent", "a resumed run whose parent was at hand")
+    yield gone_on.invalid(
+        "parent-of-no-run", "a run has an id of 32 digits", "/parent/run", lambda v: v["parent"].update(run="5")
+    )
+    yield gone_on.invalid(
+        "parent-of-unknown-state", "states are closed", "/parent/state", lambda v: v["parent"].update(state="fine")
+    )
     yield Faults(builders.broken().to_json()).valid("broken", "files that are not what was signed")
     yield make.invalid(
         "a-verdict-of-everything", "verdicts are not merged", "/verdict", lambda v: v.update(verdict="ok")

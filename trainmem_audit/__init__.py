@@ -21,10 +21,11 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L4 the only torch: `digests`, `sources` (one file per kind of component), `intervening` (acts on them), `recording`,
   `replaying`, `programs` (training that can be branched in memory), `pinning` (takes one source of variation out of a
   launched script)
-- L5 `verify` (numbered steps), `compliance` (the checklist on a run), `studycheck` (on a study), `explain` (what its
-  ids mean), `handbook` (their pages), `screen` and `show` (text for a terminal), `formats` (what machines read),
-  `report` (HTML and Markdown), `twice` (runs a script twice and finds out why the runs differ), `study` (many runs,
-  planned beforehand), `doctor` (what a machine can do), `schema_page` (the schemas as a page)
+- L5 `verify` (numbered steps), `parentage` (a resumed run beside its parent), `compliance` (the checklist on a run),
+  `studycheck` (on a study), `explain` (what its ids mean), `handbook` (their pages), `screen` and `show` (text for a
+  terminal), `formats` (what machines read), `report` (HTML and Markdown), `twice` (runs a script twice and finds out
+  why the runs differ), `study` (many runs, planned beforehand), `doctor` (what a machine can do), `schema_page` (the
+  schemas as a page)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

@@ -299,6 +299,8 @@ class Comparison:
 
     def _loaders(self) -> Iterator[_Item]:
         left, right = self._sides
+        if self._resumed and right.loaders and all(item in left.loaders.values() for item in right.loaders.values()):
+            return  # a loader that is made for each epoch has another number
         if left.loaders != right.loaders:
             names = sorted(left.loaders.keys() | right.loaders.keys())
             sides = [(name, left.loaders.get(name), right.loaders.get(name)) for name in names]
@@ -350,11 +352,12 @@ class Comparison:
         if left != right and all(a.state[name] == b.state[name] for name in hyper):
             yield _Item(_HYPER, "lr", "step", " ".join(left), " ".join(right))
 
-    @staticmethod
-    def _consumed(a: Step, b: Step) -> Iterator[_Item]:
+    def _consumed(self, a: Step, b: Step) -> Iterator[_Item]:
         """Order, inputs, loss."""
         a_order, b_order = a.order, b.order
-        if a_order is not None and b_order is not None:
+        if a_order is not None and b_order is not None and self._skips(a, b):
+            pass
+        elif a_order is not None and b_order is not None:
             if (a_order.index, a_order.n) != (b_order.index, b_order.n):
                 counts = f"{a_order.n} and {b_order.n} samples" if a_order.n != b_order.n else "other samples"
                 yield _Item(_INDEX, "order.index", "step", a_order.index or "", b_order.index or "", counts)
@@ -370,6 +373,15 @@ class Comparison:
         a_loss, b_loss = ((line.scalars or {}).get("loss", ()) for line in (a, b))
         if a_loss != b_loss:
             yield _Item(_LOSS, "loss", "step", " ".join(a_loss), " ".join(b_loss), _loss_difference(a_loss, b_loss))
+
+    def _skips(self, a: Step, b: Step) -> bool:
+        """Tell whether a resumed run has only taken batches off its loader besides, to get where it was.
+
+        What a loader hands out counts as consumed; that the model got the same shows that nothing else was used.
+        """
+        if not self._resumed or a.order is None or b.order is None:
+            return False
+        return a.order.n < b.order.n and a.inputs is not None and a.inputs == b.inputs
 
     def _streams(self, a: dict[str, str], b: dict[str, str]) -> Iterator[tuple[str, str, str]]:
         left, right = self._sides
@@ -397,7 +409,13 @@ class Comparison:
 
     def _difference(self, group: Group, last: Step | End, items: list[_Item]) -> Difference:
         items.sort(
-            key=lambda item: (item.stage != "start", item.rank, not item.name.startswith("rng.torch"), item.name)
+            key=lambda item: (
+                item.stage != "start",
+                item.rank,
+                not item.name.startswith("rng.torch"),
+                not item.name.startswith("teacher"),  # they fill queues and banks
+                item.name,
+            )
         )
         first = items[0]
         if first.name == _INTERVENTION:

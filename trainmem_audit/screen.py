@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from trainmem_audit.commitments import fact_text
-from trainmem_audit.documents.findings import Difference, Finding, Replay, Verification
+from trainmem_audit.documents.findings import Difference, Finding, ParentOrder, Replay, Verification
 from trainmem_audit.documents.pairing import Certificate
 from trainmem_audit.segments import segment_lines
 from trainmem_audit.text import clip, json_text, safe_text
@@ -49,6 +49,7 @@ def verification_lines(verification: Verification) -> list[str]:
         _checks(verification),
         _findings(verification),
         _replay(verification.replay),
+        _parent(verification),
         _opened(verification),
         _attested(verification),
         _verdicts(verification),
@@ -88,6 +89,26 @@ def _finding(finding: Finding) -> Iterator[str]:
     for label, text in (("expected", finding.expected), ("got", finding.got), ("remedy", finding.remedy)):
         if text:
             yield f"    {label + ':':<9} {clip(safe_text(text), 300)}"
+
+
+def _parent(verification: Verification) -> Iterator[str]:
+    parent = verification.parent
+    if parent is not None:
+        yield ""
+        run = f"run {parent.run[:12]}, after {parent.steps} steps"
+        yield f"parent:    {run}: {parent.state}; {safe_text(parent.detail)}"
+        yield from (f"  {line}" for line in _parent_order(parent.order))
+
+
+def _parent_order(order: ParentOrder | None) -> Iterator[str]:
+    if order is None:
+        return
+    if order.again is not None:
+        yield f"the first epoch has the order of {safe_text(order.again)} of the parent"
+    if order.repeated and order.under_way:
+        yield f"{order.repeated} of {order.under_way} samples of the epoch under way are consumed again"
+    if order.same:
+        yield f"{order.same} steps consume the samples that the parent went on with"
 
 
 def _replay(replay: Replay) -> Iterator[str]:

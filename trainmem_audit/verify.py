@@ -13,7 +13,8 @@ and says so.
 (8) *Replay*, only if asked for and agreed to: see `replaying`.
 
 Beside the steps, openings of commitments are checked (`commitments`) and what others attested is judged
-(`attestations`); the latter changes no verdict, but for a threshold of signers.
+(`attestations`); the latter changes no verdict, but for a threshold of signers. The link of a resumed run to the record
+of its parent is checked by `parentage`, where that is at hand.
 
 The verdicts (bytes, signature, record, replay) follow from the steps and are never merged. No network, no torch,
 nothing of the author's is executed, imported or unpickled before step 8.
@@ -35,7 +36,7 @@ from trainmem_audit.contract import as_stated
 from trainmem_audit.documents.attestations import FILE_NAME as ATTESTATIONS
 from trainmem_audit.documents.common import Scalar
 from trainmem_audit.documents.disclosures import FILE_NAME as DISCLOSURES
-from trainmem_audit.documents.findings import Check, Finding, Opening, Replay, Signature, Verification
+from trainmem_audit.documents.findings import Check, Finding, Opening, ParentLink, Replay, Signature, Verification
 from trainmem_audit.documents.manifest import (
     PAYLOAD_TYPE,
     SCHEMA_VERSION,
@@ -113,6 +114,7 @@ class Examination:
     published: tuple[PublicKey, ...] = ()
     openings: tuple[Opening, ...] = ()
     attested: Attested = field(default_factory=Attested)
+    parent: ParentLink | None = None
 
     @property
     def verification(self) -> Verification:
@@ -133,6 +135,7 @@ class Examination:
             facts=self._facts(),
             commitments=self.openings,
             attestations=self.attested.attestations,
+            parent=self.parent,
             exit_code=self._exit_code(),
         )
 
@@ -161,6 +164,7 @@ class Examination:
             return 1
         asked = self.replay is not _NOT_RUN
         undecided = self.replay.outcome in ("inconclusive", "not-run") and asked
+        undecided |= self.parent is not None and self.parent.state == "undecided"
         if self.signature.state == "not-checkable" or self._record() != "consistent" or undecided:
             return 3
         return 0

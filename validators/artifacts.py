@@ -106,7 +106,35 @@ def _steps_contiguous(record: Record) -> Outcome:
     if not log.ended:
         message = f"the log breaks off after step {log.steps.count - 1}: it has no `end` line"
         return inconclusive(message, where="steps.jsonl")
-    return passed("cross-checked", f"{log.steps.count} steps without a gap, up to the end of the run")
+    return _restarts_chained(record) or passed(
+        "cross-checked", f"{log.steps.count} steps without a gap, up to the end of the run"
+    )
+
+
+def _restarts_chained(record: Record) -> Outcome | None:
+    """Judge what came before the first step, in another record; `None` where nothing did."""
+    named, link = record.manifest.run.parent, record.verification.parent
+    count = record.log.steps.count
+    if link is not None:
+        after = f"run {link.run[:12]}, after {link.steps} steps"
+        if link.state == "broken":
+            message = "the run does not go on from the one that it names"
+            return failed("cross-checked", message, where="run.parent", expected=after, got=link.detail)
+        if link.state == "undecided":
+            return inconclusive(link.detail, where="run.parent")
+        return passed("cross-checked", f"{count} steps without a gap, chained to those of {after}")
+    if named is not None:
+        message = (
+            f"{count} steps without a gap; the {named.steps} before them are in the record of run {named.run[:12]}"
+        )
+        return inconclusive(f"{message}, which is not at hand (--parent)", where="run.parent")
+    if record.manifest.run.branch is not None:
+        return None  # an arm goes on from the state of its prefix, whose chain it names: for the pair's certificate
+    before = [item for item in record.log.order.resumes if item.steps is not None and item.steps > item.at]
+    if before:
+        message = f"a state with {before[0].steps} steps behind it was loaded, and no record of them is named"
+        return inconclusive(message, where=f"step {before[0].at}")
+    return None
 
 
 def _anonymised(record: Record) -> Outcome:

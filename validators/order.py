@@ -1,7 +1,8 @@
 """ORD: the order in which samples were consumed, against what its samplers, its settings and its author say of it.
 
-All of it is decided from the indices and digests of one run. What takes another run (the order of other replicates, the
-run that was interrupted, the shards of other ranks) is inconclusive, unless this run shows a fault by itself.
+All of it is decided from the indices and digests of one run; a resumed one is judged beside the record of its parent,
+where that is at hand. What takes another run (the order of other replicates, the shards of other ranks) is
+inconclusive, unless this run shows a fault by itself.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainmem_audit.checks import Outcome, Rule, failed, inconclusive, not_applicable, passed
+from trainmem_audit.documents.findings import ParentOrder
 from trainmem_audit.documents.record import Record
 from trainmem_audit.documents.record_order import EpochFacts, ResumeFacts
 from trainmem_audit.documents.record_study import ArmFacts, StudyFacts
@@ -212,6 +214,11 @@ def _seeds_do_not_share_order(study: StudyFacts) -> Outcome:
 def _resume_keeps_the_permutation(record: Record) -> Outcome:
     """TM-ORD-005: the first epoch after a resume is none that was done before, that of epoch 0 least of all."""
     resumes = record.log.order.resumes
+    parent = record.verification.parent
+    if parent is not None and parent.state != "broken" and parent.order is not None:
+        judged = _beside_parent(record, parent.order)
+        if judged is not None:
+            return judged
     if not resumes:
         return not_applicable("no optimizer was given a saved state")
     epochs = [(epoch, loader) for epoch, loader in _epochs(record) if _scheme(loader) != "fixed"]
@@ -222,6 +229,39 @@ def _resume_keeps_the_permutation(record: Record) -> Outcome:
     return next(
         (verdict for state in ("fail", "inconclusive") for verdict in found if verdict.state == state), found[0]
     )
+
+
+def _beside_parent(record: Record, order: ParentOrder) -> Outcome | None:
+    """Judge the first epoch beside the record of the parent; `None` where that decides nothing."""
+    first = next(_epochs(record), None)
+    scheme = None if first is None else _declared(record) or _scheme(first[1])
+    if first is None or scheme == "fixed":
+        return None
+    if order.differs is None and order.same:
+        return passed("cross-checked", f"{order.same} steps consume the samples that the parent went on with")
+    if scheme != "reshuffle":
+        return None
+    where = f"{first[0].loader}, epoch {first[0].epoch}"
+    if order.again is not None:
+        return failed(
+            "cross-checked",
+            "the first epoch after the resume repeats one that its parent had done",
+            where=where,
+            expected=f"another order than in {order.again} of the parent",
+            got="the same order",
+        )
+    if order.under_way and order.repeated:
+        return failed(
+            "cross-checked",
+            "the first epoch after the resume consumes samples again that its parent had consumed of the same epoch",
+            where=where,
+            expected=f"none of the {order.under_way} samples",
+            got=f"{order.repeated} of them",
+        )
+    if order.repeated is None:
+        return None
+    over = "no epoch was under way" if not order.under_way else f"none of {order.under_way} samples comes again"
+    return passed("cross-checked", f"beside the record of the parent: {over}, and no epoch that was done")
 
 
 def _resumed(epochs: list[tuple[EpochFacts, Loader]], number: int, resume: ResumeFacts) -> Outcome | None:

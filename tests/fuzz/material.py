@@ -28,6 +28,7 @@ from trainmem_audit.verify import Examination
 __all__ = [
     "AUTHOR",
     "SNAPSHOT",
+    "VALUES",
     "Files",
     "Material",
     "author_signs",
@@ -45,6 +46,7 @@ __all__ = [
 AUTHOR = Signer.from_seed(bytes(32))
 SCRIPTS_OF_RUNS = {"tiny": SCRIPTS / "tiny.py", "ema": SCRIPTS.parent / "zoo" / "ema.py"}
 SNAPSHOT = "snapshots/step-2.safetensors"
+VALUES = "snapshots/step-2.json"
 TRUST = Trust((Entry(("the author",), AUTHOR.public),))
 
 Files = dict[str, bytes]

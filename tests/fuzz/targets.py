@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import tempfile
 import zipfile
@@ -21,10 +22,12 @@ from typing import Any
 
 from safetensors import deserialize
 
+from tests import builders
 from tests.fuzz.material import (
     AUTHOR,
     SNAPSHOT,
     TRUST,
+    VALUES,
     Files,
     Material,
     author_signs,
@@ -45,7 +48,7 @@ from trainmem_audit.compliance import Terms, judge, parse_waivers, record_of
 from trainmem_audit.conformance import our_schemas
 from trainmem_audit.documents.findings import Verification
 from trainmem_audit.documents.manifest import UNLISTED, Statement, is_listed
-from trainmem_audit.documents.steplog import Line
+from trainmem_audit.documents.steplog import Line, Step
 from trainmem_audit.envelope import form_findings, parse_envelope, verifying_signatures
 from trainmem_audit.errors import TrainmemAuditError
 from trainmem_audit.formats import COMPLIANCE, VERIFICATION
@@ -53,12 +56,13 @@ from trainmem_audit.gathering import Gatherer
 from trainmem_audit.keys import parse_public_keys
 from trainmem_audit.lineforms import FittingStep
 from trainmem_audit.packing import pack
+from trainmem_audit.pathlength import SnapshotStates, measure_weights
 from trainmem_audit.report import SeriesCollector, render_html, render_markdown
 from trainmem_audit.rundir import ZipReader, check_name, open_run
 from trainmem_audit.runs import around, compare
 from trainmem_audit.screen import difference_lines
 from trainmem_audit.show import statement_text
-from trainmem_audit.snapshots import Entry, SnapshotFile, header_bytes
+from trainmem_audit.snapshots import Entry, SnapshotFile, SnapshotValues, header_bytes, values_bytes
 from trainmem_audit.steplog import ORDER_FILE, STEP_FILE, TENSOR_FILE, LogReader
 from trainmem_audit.text import safe_text
 from trainmem_audit.trust import read_trust
@@ -417,6 +421,56 @@ def snapshot(material: Material, data: bytes) -> None:
     must_fail_unless_same(material, files)
 
 
+def _value_seeds(material: Material) -> Iterator[bytes]:
+    yield material.first[VALUES]
+    yield values_bytes(2, {"optimizer.hyper": {"groups": [{"lr": "0x1.0p-3"}]}}, {})
+
+
+def values(material: Material, data: bytes) -> None:
+    """What is no tensor in a snapshot is refused, or is to the byte what the log says; signed anew it is no other."""
+    original = material.first[VALUES]
+    reader, states = LogReader(), []
+    for line in lines_of([material.first[STEP_FILE]]):
+        read = reader.read(line.removesuffix(b"\n"))
+        states += [read] if isinstance(read, Step) else []
+    try:
+        SnapshotValues(data, "values").check(states[2], reader.summary.components)
+    except TrainmemAuditError as error:
+        printed(str(error))
+    else:
+        if data != original:
+            raise FalseAcceptError("values of a snapshot that are not those of the log")
+    files = material.first | {VALUES: data}
+    value = json.loads(payload_of(files))
+    for subject in value["subject"]:
+        subject["digest"]["sha256"] = sha256_hex(files[subject["name"]])
+    found = verified(files | signed(canonical_bytes(value))).verification
+    shown(found)
+    if found.exit_code == 0 and data != original:
+        raise FalseAcceptError("a record with other values in its snapshot")
+
+
+def path(material: Material, data: bytes) -> None:
+    """The path of the weights is measured on what has the digests of the log, whatever the file is; nothing raises."""
+    states, reader = SnapshotStates(), LogReader()
+    for line in lines_of([material.first[STEP_FILE]]):
+        states.take(reader.read(line.removesuffix(b"\n")))
+    files = material.first | {SNAPSHOT: data}
+    weights = measure_weights(MemoryReader(files), states)
+    assert weights is not None
+    for item in weights.paths:
+        printed(safe_text(item.problem))
+        if not item.problem and not (math.isfinite(item.length) and item.first_norm >= 0):
+            raise FalseAcceptError("a path that is no number, and no problem")
+    problem = weights.problem or any(item.problem for item in weights.paths)
+    if not problem and _weights_of(data) != _weights_of(material.first[SNAPSHOT]):
+        raise FalseAcceptError("a path through weights that the log does not know")
+
+
+def _weights_of(data: bytes) -> dict[str, Any]:
+    return {name: item for name, item in _tensors(data).items() if name.startswith("model.params/")}
+
+
 def _tensors(data: bytes) -> dict[str, Any]:
     """Return what the library of the format reads: dtype, shape and bytes of each tensor by its name."""
     found = deserialize(data)  # type: ignore[no-untyped-call]
@@ -554,6 +608,8 @@ def _verdict_seeds(material: Material) -> Iterator[bytes]:
     found = verified(material.runs[-1]).verification
     yield canonical_bytes(found.to_json())
     yield canonical_bytes(verified({**material.runs[0], TENSOR_FILE: b""}).verification.to_json())
+    yield canonical_bytes(builders.segments().to_json())
+    yield canonical_bytes(builders.resumed().to_json())
 
 
 def verdict(material: Material, data: bytes) -> None:
@@ -622,6 +678,8 @@ TARGETS: dict[str, Target] = {
         Target("forms", _form_seeds, forms, 2**14),
         Target("side", _side_seeds, side, 2**12),
         Target("snapshot", _snapshot_seeds, snapshot, 2**12),
+        Target("values", _value_seeds, values, 2**12),
+        Target("path", _snapshot_seeds, path, 2**12),
         Target("zip", _zip_seeds, archive, 2**14),
         Target("packing", _mutation_seeds, packing, 64),
         Target("recovery", _recovery_seeds, recovery, 2**14),

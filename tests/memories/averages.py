@@ -78,6 +78,21 @@ ROWS = (
         ("nn.BatchNorm1d(8)", "nn.BatchNorm1d(8, momentum=0.2)", "model.batchnorm", 0),
     ),
     _row(
+        "MoCo as a class: the key encoder among the parameters of the optimizer, frozen",
+        ("moco_inside.py",),
+        8,
+        _MODEL | _BATCHNORM | _MOMENTUM | _TAUGHT_NORM | {"model.buffers": "S4"},
+        ("self.follow()", "int(self.queue_ptr) != 16 and self.follow()", "teacher.params", 2),
+        ("lr=0.03", "lr=0.04", "optimizer.hyper", 0),
+    ),
+    _row(
+        "gradual unfreezing: what was frozen at first and is trained later is no teacher",
+        ("unfreezing.py",),
+        8,
+        _MODEL | _MOMENTUM,
+        ("THAW = 4", "THAW = 5", "optimizer.momentum", 4),
+    ),
+    _row(
         "DINO: teacher, centre, temperature schedule",
         ("dino.py",),
         6,

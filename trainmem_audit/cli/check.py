@@ -18,6 +18,7 @@ from trainmem_audit.cli.common import (
 )
 from trainmem_audit.cli.verify import (
     FORMATS_SHOWN,
+    ParentOption,
     SignerOption,
     attestations_beside,
     examine_run,
@@ -75,6 +76,7 @@ def _check(
         typer.Option("--replay", metavar="full|prefix:N|segments:K", help="Run it again, and compare step by step."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
+    parent: ParentOption = None,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,
     allow_untrusted: Annotated[
@@ -145,7 +147,7 @@ def _check(
             attestations=attestations_beside(run, attestations),
             disclosures=disclosures,
         )
-        found = examine_run(reader, policy, replayer, watch=gatherer.take, indices=gatherer.indices)
+        found = examine_run(reader, policy, replayer, gatherer.take, gatherer.indices, parent)
         compliance = judge(record_of(found, gatherer), terms)
     signature = compliance.verification.signature
     if form == "text" and signature.state == "unknown-signer" and not allow_untrusted and signer is None:

@@ -33,6 +33,7 @@ FORMATS_SHOWN = "text|json|sarif|junit|github"
 
 __all__ = [
     "FORMATS_SHOWN",
+    "ParentOption",
     "SignerOption",
     "attestations_beside",
     "examine_run",
@@ -44,6 +45,12 @@ __all__ = [
 SignerOption = Annotated[
     str | None,
     typer.Option("--signer", metavar="SHA256:…|PRINCIPAL", help="Demand this signer, by fingerprint or by name."),
+]
+
+
+ParentOption = Annotated[
+    Path | None,
+    typer.Option("--parent", metavar="RUN", help="The record that this run was resumed from: check the link to it."),
 ]
 
 
@@ -113,15 +120,38 @@ def attestations_beside(run: Path, more: Sequence[Path] | None) -> list[Path]:
 
 
 def examine_run(
-    reader: RunReader, policy: Policy, replayer: Any = None, watch: Any = None, indices: Any = None
+    reader: RunReader,
+    policy: Policy,
+    replayer: Any = None,
+    watch: Any = None,
+    indices: Any = None,
+    parent: Path | None = None,
 ) -> Examination:
-    """Verify a run (`verify.examine`)."""
+    """Verify a run (`verify.examine`), and the link to its parent where that is given (`parentage`)."""
     from trainmem_audit.verify import examine
 
     def ignore(_: Any) -> None:
         pass
 
-    return examine(reader, policy, replayer, watch, indices or ignore)
+    if parent is None:
+        return examine(reader, policy, replayer, watch, indices or ignore)
+    from trainmem_audit.parentage import Beginning, check_parent
+    from trainmem_audit.rundir import open_run
+
+    beginning = Beginning()
+
+    def take(line: Any) -> None:
+        beginning.take(line)
+        (watch or ignore)(line)
+
+    def add(chunk: bytes) -> None:
+        beginning.indices(chunk)
+        (indices or ignore)(chunk)
+
+    with open_run(parent) as other:
+        found = examine(reader, policy, replayer, take, add)
+        check_parent(found, beginning, other, policy)
+    return found
 
 
 def _verify(
@@ -134,6 +164,7 @@ def _verify(
         str | None, typer.Option("--nonce", metavar="HEX", help="Draw the segments of that verdict again.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to run the author's code.")] = False,
+    parent: ParentOption = None,
     signer: SignerOption = None,
     trust_file: TrustFileOption = None,
     revoked: RevokedOption = None,
@@ -229,7 +260,7 @@ def _verify(
             disclosures=disclosures,
         )
         reviewer = signer_for(Path.cwd(), key, passphrase_file) if attest else None
-        found = examine_run(reader, policy, replayer)
+        found = examine_run(reader, policy, replayer, parent=parent)
         verification = found.verification
     typer.echo(FORMATS[form](verification))
     if form == "text" and verification.signature.state == "unknown-signer" and not allow_untrusted and signer is None:

@@ -17,6 +17,8 @@ __all__ = [
     "Difference",
     "Finding",
     "Opening",
+    "ParentLink",
+    "ParentOrder",
     "Replay",
     "SegmentRange",
     "Segments",
@@ -182,6 +184,39 @@ class Replay(Document):
     notes: tuple[str, ...] = ()
 
 
+class ParentOrder(Document):
+    """The samples that a resumed run consumes, beside those that its parent did.
+
+    `same` counts the steps, from the first on, that consume what the parent consumed at the same step when it went on
+    itself; `differs` is the first that does not. `under_way` samples of an epoch had been consumed when the checkpoint
+    was saved (`None` where that is not known), `repeated` of them are consumed again in the first epoch. `again` is an
+    epoch of the parent whose order the first epoch has.
+    """
+
+    same: Count = 0
+    differs: Count | None = None
+    under_way: Count | None = None
+    repeated: Count | None = None
+    again: Name | None = None
+
+
+class ParentLink(Document):
+    """What the record of the parent at hand says of the link of a resumed run.
+
+    `holds`: the checkpoint is one that the parent saved, and what can be compared goes on from it; `broken`: it is not,
+    or the parent's record does not hold; `undecided`: nobody vouches for the parent, or the state is another.
+    `compared` are the components that begin as the parent's step left them. `signature` is the verdict on the parent's.
+    """
+
+    run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    steps: Count
+    state: Literal["holds", "broken", "undecided"]
+    detail: str
+    signature: Literal["trusted", "self", "unknown-signer", "not-checkable", "revoked", "invalid", "unsigned"]
+    compared: tuple[Name, ...] = ()
+    order: ParentOrder | None = None
+
+
 class Verification(Document):
     """The three verdicts, never merged: bytes, record, replay."""
 
@@ -196,5 +231,6 @@ class Verification(Document):
     facts: dict[Name, Scalar] = Field(default_factory=dict)
     commitments: tuple[Opening, ...] = ()
     attestations: tuple[Attestation, ...] = ()
+    parent: ParentLink | None = None
     exit_code: ExitCode
     extensions: Extensions | None = None

@@ -5,7 +5,8 @@ memory; where they lie at the same place no digest is needed. Values and random 
 what has changed since training began can be lost: the rest a script makes anew by itself.
 
 Nothing is written to the object, no method of the script's is called, and no random number is drawn. Not here: what a
-loss means (`trainmem_audit.checkpoints`), and what is saved by other ways than `torch.save` and safetensors.
+loss means (`trainmem_audit.checkpoints`). Where nobody says that it is a checkpoint (`pickle.dump`, NumPy's writers),
+an object is looked at only if some array or tensor in it has the form of one that is recorded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ __all__ = ["CheckpointWatch", "SavedFile", "saved_file"]
 _ALL_KEPT = MOST_CHECKPOINTS - 100
 """Up to how many checkpoints each is recorded; of later ones the first of each power of two."""
 _PIECE = 2**20
+_MOST_UNNAMED = 2**12
+"""How many values of an object are looked at of which nobody says that it is a checkpoint."""
 
 SavedFile = Callable[[str], dict[str, Any]]
 """Gives the members `file`, `sha256` and `bytes` of a path that was written."""
@@ -104,6 +107,10 @@ class CheckpointWatch:
         kept = self.count <= _ALL_KEPT or self.count & (self.count - 1) == 0
         self.left_out += not kept
         return kept
+
+    def resembles(self, value: Any, forms: Collection[tuple[str, tuple[int, ...]]]) -> bool:
+        """Tell whether an object holds a tensor or array of one of these forms (dtype and shape)."""
+        return any(leaf.kind in forms for leaf in SavedObject(value, _MOST_UNNAMED).leaves)
 
     def compare(
         self,
@@ -285,10 +292,11 @@ def _match_numbers(item: _Live, saved: SavedObject) -> None:
 
 def _match_stale(item: _Live, kinds: dict[Any, list[Leaf]]) -> None:
     """Match what was not found with what has its name and shape, and another value."""
+    slot = item.slot if item.state.name.startswith("optimizer") else None
     for name, tensor in list(item.open()):
-        fits = _hint(item, name)
         for leaf in kinds.get((dtype_name(tensor), tuple(tensor.shape)), ()):
-            if not leaf.claimed and (leaf.is_called(name) or (item.state.name.startswith("optimizer") and fits(leaf))):
+            key = leaf.name.rpartition(".")[2]  # a slot has the names of the weights here, and its own in a file
+            if not leaf.claimed and (leaf.is_called(name) if slot is None else key.startswith(slot)):
                 leaf.claimed = True
                 item.stale.add(name)
                 break

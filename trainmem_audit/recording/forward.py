@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.utils.clip_grad as clip_grad
 from torch.amp.grad_scaler import GradScaler, OptState, _refresh_per_optimizer_state
 
 from trainmem_audit.recording.wrapping import wrap
@@ -134,7 +135,12 @@ class FastForward:
             wrap(torch.autograd, "backward", self._backward),
             wrap(GradScaler, "step", self._scaler_step),
             wrap(GradScaler, "update", self._scaler_update),
+            wrap(clip_grad, "_group_tensors_by_device_and_dtype", self._group),
         ]
+
+    def _group(self, real: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        """Group no gradients into no groups: `clip_grad_value_` of parameters without any would raise."""
+        return {} if self.walking and not any(tensors) else real(tensors, *args, **kwargs)
 
     def _backward(self, real: Any, *args: Any, **kwargs: Any) -> Any:
         return None if self.walking else real(*args, **kwargs)

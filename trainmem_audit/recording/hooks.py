@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -338,8 +339,58 @@ class _Hooks:
                 remove.append(wrap(sys.modules["safetensors.torch"], "save_file", save))
 
         after_import("safetensors.torch", wrap_safetensors)
-
+        remove.append(self._dumping())
         return lambda: _call_all(remove)
+
+    def _dumping(self) -> Callable[[], None]:
+        """Look at what `pickle.dump` and NumPy's writers write: some scripts keep their checkpoints so."""
+        session, writing = self._session, threading.local()
+
+        def note(value: Any, target: Any, write: Callable[[], Any]) -> Any:
+            if getattr(writing, "now", False):  # NumPy pickles arrays of objects
+                return write()
+            found = self._tell(session.before_dump, value)
+            writing.now = True
+            try:
+                result = write()
+            finally:
+                writing.now = False
+            if found is not None:
+                self._tell(session.after_save, found, target)
+            return result
+
+        def dump(real: Any, *args: Any, **kwargs: Any) -> Any:
+            target = args[1] if len(args) > 1 else kwargs.get("file")
+            return note(args[0] if args else kwargs.get("obj"), target, lambda: real(*args, **kwargs))
+
+        def arrays(real: Any, *args: Any, **kwargs: Any) -> Any:
+            value = {f"arr_{number}": item for number, item in enumerate(args[1:])} | kwargs
+            target = args[0] if args else kwargs.get("file")
+            return note(value, _suffixed(target, ".npz"), lambda: real(*args, **kwargs))
+
+        def array(real: Any, *args: Any, **kwargs: Any) -> Any:
+            value = args[1] if len(args) > 1 else kwargs.get("arr")
+            target = args[0] if args else kwargs.get("file")
+            return note({"arr": value}, _suffixed(target, ".npy"), lambda: real(*args, **kwargs))
+
+        remove = [wrap(pickle, "dump", dump)]
+
+        def wrap_numpy() -> None:
+            if session.active:
+                numpy = sys.modules["numpy"]
+                remove.extend(wrap(numpy, name, arrays) for name in ("savez", "savez_compressed"))
+                remove.append(wrap(numpy, "save", array))
+
+        after_import("numpy", wrap_numpy)
+        return lambda: _call_all(remove)
+
+
+def _suffixed(target: Any, suffix: str) -> Any:
+    """Return the path that NumPy writes to; a file object as it is."""
+    if not isinstance(target, (str, os.PathLike)):
+        return target
+    path = os.fspath(target)
+    return path if not isinstance(path, str) or path.endswith(suffix) else path + suffix
 
 
 def _leave_alone(function: Any) -> None:

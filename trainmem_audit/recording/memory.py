@@ -42,6 +42,7 @@ class Memory:
     def __init__(self, is_own_code: Callable[[str], bool] | None = None) -> None:
         self.optimizers: dict[int, OptimizerSource] = {}
         self._modules: list[ModuleSource] = []
+        self._held: set[int] = set()
         self._optimizers_made = 0
         self._sizes: dict[int, int] = {}
         self._schedulers: list[weakref.ref[Any]] = []
@@ -151,8 +152,14 @@ class Memory:
         self._adopt_schedulers()
         for watched in (self._called, self._inner):
             known = {source.name for source in self._teachers}
-            for name, module in watched.fitting(saved, known, self._is_followed if watched is self._called else _never):
+            is_known = self._is_followed if watched is self._called else _never
+            claimed = {key for module in self._modules for key in module.tensor_ids()}
+            for name, module in watched.fitting(saved, known, is_known, () if watched is self._inner else claimed):
                 self._follow(name, module, within=watched is self._inner)
+        carried = {source.name for source in self._carried}
+        for source in self._modules:  # a walk has no gradients that could show that they are carried
+            if (name := f"{source.name}.grads") in saved and name not in carried:
+                self._carried.append(GradientSource(name, source.parameters))
         return restore_state(self.sources(), saved)
 
     def drop_gradients(self) -> None:
@@ -183,6 +190,7 @@ class Memory:
         for inner, item in zip([None, *chain], chain, strict=False):
             self._add_optimizer(item, inner)
         trained = self._trained()
+        self._held = self._trained(frozen=True)
         self._inner.forget(lambda part: not trained.isdisjoint(map(id, part.parameters())))
         self._drop_teachers(trained)
         for part in (part for root in roots for part in untrained_parts(root, trained)):
@@ -208,10 +216,19 @@ class Memory:
             for model in self._modules:
                 model.release(source.tensor_ids())
 
-    def _trained(self) -> set[int]:
-        """Return the ids of all parameters that some optimizer has."""
+    def _trained(self, frozen: bool = False) -> set[int]:
+        """Return the ids of all parameters that some optimizer trains, `frozen` ones that it holds too.
+
+        `model.parameters()` hands an optimizer the key encoder of MoCo as well, which gets no gradients.
+        """
         optimizers = [item for source in self.optimizers.values() if (item := source.optimizer) is not None]
-        return {id(param) for item in optimizers for group in item.param_groups for param in group["params"]}
+        params = [param for item in optimizers for group in item.param_groups for param in group["params"]]
+        return {id(param) for param in params if frozen or param.requires_grad}
+
+    def _learns(self, part: torch.nn.Module) -> bool:
+        """Tell whether an optimizer holds parameters of a part that get gradients (again): it is no teacher."""
+        given = {id(param) for param in part.parameters() if param.requires_grad or param.grad is not None}
+        return not given.isdisjoint(self._held)
 
     def _adopt_samplers(self, used: Iterable[Batch]) -> None:
         """Follow the samplers of the loaders that training takes its batches from."""
@@ -253,7 +270,7 @@ class Memory:
 
     def _adopt_teachers(self) -> None:
         """Follow the modules that were called, change, and are trained by no optimizer."""
-        inner = self._inner.changed(lambda _: False)
+        inner = self._inner.changed(self._learns)
         found = [*inner, *self._called.changed(self._is_followed)]
         for module in sorted(found, key=lambda module: _is_part(module, found)):
             if any(module is part for source in self._teachers if (root := source.root) for part in root.modules()):

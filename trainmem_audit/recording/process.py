@@ -24,10 +24,12 @@ __all__ = ["LaunchedRun"]
 
 _POLL = 0.02
 _GRACE = 5.0
+_LAST_WAIT = 2.0
 _CHUNK = 2**20
 _TAIL = 16384
 _MOST_OUTPUT = 2**30
 _OURS = "trainmem-audit: "
+_NO_STEP = f"{_OURS}no optimizer step was recorded"
 
 
 class LaunchedRun:
@@ -152,12 +154,17 @@ class LaunchedRun:
 
         `hidden` are texts that must not be in it.
         """
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WAIT)  # its log is closed before it has ended
         code = self._process.poll()
         with self._output.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - _TAIL))
             printed = file.read(_TAIL)
         message = last_line(printed, size <= _TAIL, hidden, _OURS)
+        if message.startswith(_NO_STEP):  # which is why the script's own words come first
+            before = printed.rpartition(_NO_STEP.encode())[0]
+            message = last_line(before, size <= _TAIL, hidden) or message
         if message.startswith(_OURS):
             return message.removeprefix(_OURS).strip()
         return f"exit code {code}" + (f", last line: {message}" if message else "")

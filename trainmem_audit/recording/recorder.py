@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -44,6 +44,8 @@ class Recorder:
         The file that declares random streams and order; `rng-contract.toml` in the working directory if left out.
     snapshots:
         Keep the whole state after every so many steps; 0 keeps none, `auto` as many as a hundredth of the time allows.
+    snapshot_at:
+        Steps after which the whole state is kept besides.
     snapshot_budget:
         Bytes that all snapshots may take; the interval grows as they are used up.
     commitments:
@@ -76,6 +78,7 @@ class Recorder:
         inputs: tuple[str | Path, ...] = (),
         rng_contract: str | Path | None = None,
         snapshots: int | Literal["auto"] = 0,
+        snapshot_at: Iterable[int] = (),
         snapshot_budget: int = DEFAULT_SNAPSHOT_BUDGET,
         commitments: bool = True,
         interventions: Sequence[str] = (),
@@ -88,6 +91,7 @@ class Recorder:
         self._inputs = tuple(Path(path) for path in inputs)
         self._rng_contract = None if rng_contract is None else Path(rng_contract)
         self._snapshots = snapshots
+        self._snapshot_at = frozenset(snapshot_at)
         self._snapshot_budget = snapshot_budget
         self._commitments = commitments
         self._interventions = [text_of(*parse_at_step(text)) for text in interventions]
@@ -175,6 +179,7 @@ class Recorder:
             contract=find_contract(self._rng_contract, Path.cwd()),
             snapshot_every=0 if self._snapshots == "auto" else self._snapshots,
             snapshot_auto=self._snapshots == "auto",
+            snapshot_at=self._snapshot_at,
             snapshot_budget=self._snapshot_budget,
             facts=facts(Path.cwd(), entry) if self._commitments else None,
             draw_starts=False,

@@ -7,6 +7,7 @@ belong to a step is decided in `order`.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -456,6 +457,18 @@ class Session:
             except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # objects of any kind may be in it
                 self.not_recorded.add(f"what a checkpoint holds ({type(error).__name__})")
                 return None
+
+    def before_dump(self, value: Any) -> dict[str, Any] | None:
+        """Compare an object that is about to be written in a way not for checkpoints alone, if it is like one."""
+        if not self._memory.optimizers:
+            return None
+        forms = {
+            (dtype, shape)
+            for header in self._headers.values()
+            for _, dtype, shape in header.tensors
+            if math.prod(shape) > 1  # a counter is like any number
+        }
+        return self.before_save(value) if self._checkpoints.resembles(value, forms) else None
 
     def after_save(self, found: dict[str, Any], target: Any) -> None:
         """Write down a checkpoint: at once, or at the next step where its file is not closed yet."""

@@ -177,7 +177,8 @@ class SegmentReplay:
             what = "the end of the run" if difference.stage == "end" else f"step {step}"
             text = (
                 f"{what} comes out differently from the snapshot before it ({difference.blame}): the script keeps "
-                "memory that no snapshot holds, or the segment is not what the script does"
+                "memory that no snapshot holds, or uses up after a step what it has computed before it, or the segment "
+                "is not what the script does"
             )
         return f"{text}; only a replay from the start decides: {_decides(difference)}"
 

@@ -67,9 +67,16 @@ class CalledModules:
             yield from module.buffers()
 
     def fitting(
-        self, saved: Mapping[str, Saved], known: Collection[str], is_known: Callable[[torch.nn.Module], bool]
+        self,
+        saved: Mapping[str, Saved],
+        known: Collection[str],
+        is_known: Callable[[torch.nn.Module], bool],
+        claimed: Collection[int] = (),
     ) -> list[tuple[str, torch.nn.Module]]:
-        """Return the teachers that `saved` holds and that are not `known`, each with a module that has its tensors."""
+        """Return the teachers that `saved` holds and that are not `known`, each with a module that has its tensors.
+
+        `claimed` are the ids of tensors that others report: an average may hold what it averages.
+        """
         missing: dict[str, dict[str, torch.Tensor]] = {}
         for component, kept in saved.items():
             name = component.split(".")[0]
@@ -77,7 +84,7 @@ class CalledModules:
                 missing.setdefault(name, {}).update(kept.tensors or {})
         found: list[tuple[str, torch.nn.Module]] = []
         for module, watched in list(self._watched.items()):
-            named = next((name for name in sorted(missing) if _fits(module, missing[name])), None)
+            named = next((name for name in sorted(missing) if _fits(module, missing[name], claimed)), None)
             if named is not None and not watched.done and not is_known(module):
                 watched.done = True
                 found.append((named, module))
@@ -85,10 +92,10 @@ class CalledModules:
         return found
 
 
-def _fits(module: torch.nn.Module, kept: Mapping[str, torch.Tensor]) -> bool:
-    """Tell whether a module has tensors of these names and forms, and no parameter besides."""
+def _fits(module: torch.nn.Module, kept: Mapping[str, torch.Tensor], claimed: Collection[int]) -> bool:
+    """Tell whether a module has tensors of these names and forms, and no parameter besides that nobody else reports."""
     own = {public_name(name): tensor for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    if any(public_name(name) not in kept for name, _ in module.named_parameters()):
+    if any(public_name(name) not in kept and id(param) not in claimed for name, param in module.named_parameters()):
         return False
     return all(
         name in own and (own[name].shape, own[name].dtype) == (tensor.shape, tensor.dtype)

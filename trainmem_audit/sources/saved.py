@@ -64,7 +64,7 @@ class Leaf:
 
 
 class SavedObject:
-    """What one walk over an object finds.
+    """What one walk over an object finds; it looks at no more than `most` values.
 
     Attributes
     ----------
@@ -80,13 +80,13 @@ class SavedObject:
         Whether there was more than is looked at.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, most: int = _MOST) -> None:
         self.leaves: list[Leaf] = []
         self.numbers: list[tuple[Path, int | float]] = []
         self.trees: list[tuple[Path, dict[Any, Any]]] = []
         self.states: dict[str, set[str]] = {}
         self.partial = False
-        self._left = _MOST
+        self._left = most
         self._seen: set[int] = set()
         with torch._C.DisableTorchFunction():
             self._walk(value)
