@@ -18,9 +18,10 @@ from trainmem_audit.backflows import Cell, acting, base_id, draw_samples, stretc
 from trainmem_audit.canonical import canonical_bytes, float_text, loads_strict
 from trainmem_audit.documents.backflow import REGIMES, SENSES, BackFlowPlan, Regime
 from trainmem_audit.documents.estimates import Estimates
+from trainmem_audit.documents.manifest import PAYLOAD_TYPE
 from trainmem_audit.documents.plan import Plan
 from trainmem_audit.documents.steplog import InterventionLine, Inventory, Line, Observe, Step
-from trainmem_audit.envelope import parse_envelope
+from trainmem_audit.envelope import parse_envelope, seal
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.keys import Signer
 from trainmem_audit.programs.backflow import BackFlowBlock, InstrumentOrder, linear_cka, run_back_flow
@@ -29,9 +30,12 @@ from trainmem_audit.rundir import DirectoryReader
 from trainmem_audit.runs import observe_at, read_lines
 from trainmem_audit.study.arms import ArmRecord, require_intact
 from trainmem_audit.study.backflows import BackFlowWork
+from trainmem_audit.study.estimating import check_estimates
 from trainmem_audit.study.plan import read_study
 from trainmem_audit.study.runner import Unit
 from trainmem_audit.study.witnessing import back_flow_estimates
+from trainmem_audit.trust import Trust
+from trainmem_audit.verify import Policy
 from trainmem_audit.witnesses import Witness, cell_witness, estimates, kinds_of, picture, read_log
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -598,5 +602,9 @@ def test_a_study_runs_its_back_flow_part_and_its_numbers_come_out_again(tmp_path
         assert item.twin.units == 2
     arms = {arm.id for arm in document.arms}
     assert {"back-flow.base.s0", "back-flow.short.eval-mode.s1", "prefix.s1"} <= arms
-    checked = audit("verify", estimates_file, "--allow-untrusted", cwd=tmp_path, home=tmp_path / "home")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = check_estimates(estimates_file, Policy(trust=Trust(()), allow_untrusted=True))
+    assert (checked.recomputed, checked.problems, checked.differing) == (True, [], [])
+    members["predicate"]["backFlows"][2]["delta"]["value"] = float_text(1.0)
+    estimates_file.write_bytes(seal(canonical_bytes(members), PAYLOAD_TYPE, Signer.from_seed(b"x" * 32)))
+    checked = check_estimates(estimates_file, Policy(trust=Trust(()), allow_untrusted=True))
+    assert checked.differing == ["back_flows[2]"]

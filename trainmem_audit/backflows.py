@@ -43,7 +43,6 @@ __all__ = [
     "base_id",
     "cells_of",
     "draw_samples",
-    "heads_of",
     "key",
     "order_gaps",
     "stretches",
@@ -188,12 +187,6 @@ def stretches(k: int, diagnostics: bool) -> list[Stretch]:
 def order_gaps(k: int) -> list[tuple[int, str, str]]:
     """Return the pairs AB, BA for every number of steps up to k, with that number."""
     return [(j, f"AB.k{j}", f"BA.k{j}") if j < k else (j, "AB", "BA") for j in range(1, k + 1)]
-
-
-def heads_of(cell: Cell, repeat: int, slots: bool) -> set[str]:
-    """Return the heads that the observation of a repeat has; `slots`: the optimizer has a momentum."""
-    found = {stretch.name for stretch in stretches(cell.regime.steps, cell.has_diagnostics(repeat))}
-    return found | {*SIMILARITIES} | ({*COSINES} if slots else set())
 
 
 def acting(cell: Cell, seed: str, placed: Placed) -> tuple[Intervention, ...]:

@@ -34,7 +34,7 @@ from trainmem_audit.estimands import BackFlow
 from trainmem_audit.estimation import back_flow_estimate
 from trainmem_audit.seedtables import Repeat, witness
 
-__all__ = ["DIAGNOSTICS", "CellLog", "Witness", "cell_witness", "estimates", "kinds_of", "picture", "read_log"]
+__all__ = ["CellLog", "Witness", "cell_witness", "estimates", "kinds_of", "picture", "read_log"]
 
 Array = NDArray[Any]
 Heads = Mapping[str, Array]
@@ -43,14 +43,6 @@ MARGIN: Final = 1e-3
 _MOST_PROBLEMS: Final = 20
 _CORNERS: Final = ("A", "A2", "AB", "A2B")
 _SIDES: Final = (("A", "AB"), ("A2", "A2B"), ("A", "A2B"), ("A2", "AB"))
-DIAGNOSTICS: Final = {
-    "cosine of momentum and B's first gradient": "Mean over both branches; the gradient is that of the first step.",
-    "CKA after A and A2": "Linear CKA of the penultimate features on the probe.",
-    "CKA after AB and A2B": "The same after the second instrument.",
-    "distance AB to BA, k = …": "How far the order of the instruments matters, by the number of steps of each.",
-    "distance A to AB": "And A2 to A2B, A to A2B, A2 to AB: with D1 and D2 a picture of the four predictions.",
-}
-"""What is given beside the witness, a value for each seed."""
 
 
 def kinds_of(task: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,7 @@ class _Cell:
         self._block, self._cell, self._subject = block, cell, subject
         self._base, self._setting, self._signer = base, setting, signer
         self._states: dict[int, dict[str, Saved]] = {}
+        self._placed = {repeat: list(items) for repeat, items in groupby(cell.placed(), lambda item: item.repeat)}
         self._features: list[Tensor] = []
         self._model = subject.program.model
         self._norms = [part for part in self._model.modules() if isinstance(part, _NormBase)]
@@ -328,7 +330,7 @@ class _Cell:
     def _repeat(self, repeat: int, live: Live, log: ArmLog) -> None:
         """Run the stretches of a repeat, and keep the predictions at their ends."""
         self._states = {0: self._states[0]}
-        placed = [item for item in self._cell.placed() if item.repeat == repeat]
+        placed = self._placed[repeat]
         wanted = {item.step_of(origin) for item in placed for origin in _origins(item)}
         heads: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}

@@ -29,6 +29,7 @@ from trainmem_audit.witnesses import CellLog, Witness, cell_witness, estimates, 
 __all__ = ["back_flow_arms", "back_flow_estimates"]
 
 _MOST_OBSERVED = 2**30
+_MOST_RUNS = 100_000
 Record = Callable[[str], ArmRecord | str]
 
 
@@ -59,10 +60,14 @@ def back_flow_estimates(plan: Plan, directory: Path, record: Record) -> tuple[do
     part, found = plan.back_flow, []
     if part is None:
         return ()
+    cells = cells_of(part)
+    if len(plan.seeds) * len(cells) > _MOST_RUNS:
+        got = f"{len(plan.seeds)} seeds × {len(cells)}"
+        raise FormatError("a plan that asks for too many runs", expected=f"at most {_MOST_RUNS}", got=got)
     task = next(iter(plan.observables.values())).task
     alpha = parse_float_text(plan.analysis.alpha)
     bases = [_base(directory, record, seed, part) for seed in range(len(plan.seeds))]
-    for cell in cells_of(plan.back_flow):
+    for cell in cells:
         seeds = [
             base if isinstance(base, str) else _witness(cell, seed, plan, base, directory, record, task)
             for seed, base in enumerate(bases)
