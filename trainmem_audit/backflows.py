@@ -118,6 +118,11 @@ class Cell:
         """What reports call it."""
         return f"{self.name}, {self.sense}" if len(self.plan.batch_norm) > 1 else self.name
 
+    @property
+    def arm_name(self) -> str:
+        """What its arms are called where others have the name of an intervention; no intervention can be called so."""
+        return f"back-flow {self.name}, {self.sense}"
+
     def run_id(self, seed: int) -> str:
         """Return the name of its run of the seed at that place of the plan's list."""
         return f"back-flow.{self.name}.{self.sense}.s{seed}"

@@ -126,6 +126,7 @@ def _estimate(
     from trainmem_audit.canonical import parse_float_text
     from trainmem_audit.study.estimating import write_estimates
     from trainmem_audit.study.layout import ESTIMATES
+    from trainmem_audit.study.witnessing import summary_line
 
     if not directory.is_dir():
         raise UsageError("no such directory", where=str(directory))
@@ -139,6 +140,9 @@ def _estimate(
             value = f"{parse_float_text(item.value):.4g}"
             place = f"{item.observable}, {item.horizon} steps after {item.branch_step}"
             typer.echo(f"  {safe_text(item.contrast)}: {item.estimand} {value} ({safe_text(place)}): {item.verdict}")
+    for part in () if quiet else document.back_flows or ():
+        if part.diagnostics is not None:  # the primary distance
+            typer.echo(f"  back-flow {safe_text(summary_line(part))}")
 
 
 def _require_torch() -> None:

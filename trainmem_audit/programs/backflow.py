@@ -297,7 +297,7 @@ class _Cell:
             "seed": block.seed,
             "stream": 0,
             "branchStep": block.plan.base_steps,
-            "intervention": f"back-flow {self._cell.name}",
+            "intervention": self._cell.arm_name,
         }
         branch = {"run": base.run, "chainHead": base.chain, "step": block.plan.base_steps}
         return {"plan": block.digest, "arm": arm, "branch": branch}

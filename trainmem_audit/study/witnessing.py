@@ -26,7 +26,7 @@ from trainmem_audit.study.arms import ArmRecord
 from trainmem_audit.study.layout import ARMS
 from trainmem_audit.witnesses import CellLog, Witness, cell_witness, estimates, read_log
 
-__all__ = ["back_flow_arms", "back_flow_estimates"]
+__all__ = ["back_flow_arms", "back_flow_estimates", "summary_line"]
 
 _MOST_OBSERVED = 2**30
 _MOST_RUNS = 100_000
@@ -41,7 +41,7 @@ def back_flow_arms(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, seed in enumerate(plan.seeds):
         yield base_id(number), {"seed": seed}
         for cell in cells_of(plan.back_flow):
-            yield cell.run_id(number), {"seed": seed, "branch_step": part.base_steps, "intervention": cell.name}
+            yield cell.run_id(number), {"seed": seed, "branch_step": part.base_steps, "intervention": cell.arm_name}
 
 
 def back_flow_estimates(plan: Plan, directory: Path, record: Record) -> tuple[documents.BackFlow, ...]:
@@ -74,6 +74,31 @@ def back_flow_estimates(plan: Plan, directory: Path, record: Record) -> tuple[do
         ]
         found += list(estimates(cell, plan.seeds, seeds, task, alpha, plan.digest))
     return tuple(found)
+
+
+def summary_line(item: documents.BackFlow) -> str:
+    """Return what a terminal shows of one regime: the twin witness first, then the contrasts, with their intervals."""
+    left_out = f", {len(item.dropped)} left out" if item.dropped else ""
+    seeds = f"({item.delta.units} seeds{left_out})"
+    if item.bitwise_equal:
+        return f"{item.name}: bitwise equal, before B and after it {seeds}"
+    parts = [f"D1 {_shown(item.first)}"]
+    if item.twin is not None:
+        parts.append(f"twin witness {_shown(item.twin)}")
+    if item.twin_ratio is not None:
+        parts.append(f"= D1 × {_shown(item.twin_ratio)}")
+    for name, value in (("common", item.against_common), ("break", item.against_break)):
+        if value is not None:
+            parts.append(f"Δ - Δ({name}) {_shown(value)}")
+    return f"{item.name}: {'; '.join(parts)} {seeds}"
+
+
+def _shown(value: documents.Measured) -> str:
+    number = f"{parse_float_text(value.value):.3g}"
+    if value.interval is None:
+        return number
+    low, high = (parse_float_text(text) for text in (value.interval.low, value.interval.high))
+    return f"{number} [{low:.3g}, {high:.3g}]"
 
 
 @dataclass(frozen=True)
