@@ -171,8 +171,8 @@ def started(
     program_of: Callable[[Any], Program] = lambda made: made,
 ) -> Iterator[tuple[Live, Setting]]:
     """Give a program that is ready for its first step; `program_of` finds it in what the factory returns."""
-    start_streams(seed)
     factory, file = find_factory(entry, cwd)
+    start_streams(seed)  # after the import, which may draw, and happens once in a process
     command = {
         "kind": "program",
         "entry": entry_name(entry, file, cwd),
