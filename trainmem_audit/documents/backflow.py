@@ -16,13 +16,14 @@ from trainmem_audit.documents.common import Sequence as Items
 from trainmem_audit.documents.interventions import FiniteText
 from trainmem_audit.documents.steplog import CommandText
 
-__all__ = ["NO_AUGMENTATION", "REGIMES", "SENSES", "BackFlowPlan", "Regime", "Sense"]
+__all__ = ["NO_AUGMENTATION", "REGIMES", "REGIME_NAME", "SENSES", "BackFlowPlan", "Regime", "Sense"]
 
 Sense = Literal["batch-statistics", "eval-mode"]
 """What "BatchNorm running statistics frozen" means: batch statistics are used, or the running ones; neither moves."""
 SENSES: Final[tuple[Sense, ...]] = ("batch-statistics", "eval-mode")
 NO_AUGMENTATION: Final = "none"
-RegimeName = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+REGIME_NAME: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+RegimeName = Annotated[str, Field(pattern=REGIME_NAME, max_length=64)]
 Small = Annotated[int, Field(ge=1, le=1000)]
 
 

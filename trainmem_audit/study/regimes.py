@@ -7,11 +7,12 @@ all other tables of it (`study.plan`).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, get_args
 
-from trainmem_audit.canonical import parse_float_text
-from trainmem_audit.documents.backflow import NO_AUGMENTATION, REGIMES, BackFlowPlan, Sense
+from trainmem_audit.canonical import float_text, parse_float_text
+from trainmem_audit.documents.backflow import NO_AUGMENTATION, REGIME_NAME, REGIMES, BackFlowPlan, Sense
 
 __all__ = ["back_flow_members", "back_flow_problems"]
 
@@ -56,7 +57,7 @@ def back_flow_members(table: _Table, note: Callable[[str], None]) -> dict[str, A
         "repeats": repeats,
         "batch": table.count("batch", 1, 2**20),
         "batchNorm": senses,
-        "weightDecay": table.real("weightDecay", -math.ulp(0), math.inf, _WEIGHT_DECAY),
+        "weightDecay": _from_zero(table, "weightDecay", math.inf, _WEIGHT_DECAY),
         "clip": table.real("clip", 0, math.inf, _CLIP),
         "diagnosticRepeats": table.count("diagnosticRepeats", 0, repeats, min(repeats, _DIAGNOSTIC_REPEATS)),
     }
@@ -72,6 +73,9 @@ def _regimes(table: _Table, note: Callable[[str], None]) -> dict[str, Any]:
             table.no("regimes", ", ".join(REGIMES), named)
         return {name: REGIMES[name].to_json() for name in named}
     inner = table.table("regimes")
+    odd = next((name for name, _ in inner.items() if not re.fullmatch(REGIME_NAME, name)), None)
+    if odd is not None:
+        inner.no(odd, "a name of lower-case letters, digits and hyphens: it is that of a folder", odd)
     return {name: _regime(inner.table(name, "regime")) for name, _ in inner.items()}
 
 
@@ -84,11 +88,20 @@ def _regime(table: _Table) -> dict[str, Any]:
     return {
         "steps": table.count("steps", 1, 24),
         "lr": table.real("lr", 0, math.inf),
-        "momentum": table.real("momentum", -math.ulp(0), 1),
+        "momentum": _from_zero(table, "momentum", 1),
         **augmentations,
-        "overlap": table.real("overlap", -math.ulp(0), math.nextafter(1, 2)),
+        "overlap": _from_zero(table, "overlap", 1),
         "sameClasses": table.get("sameClasses", bool, "true or false", False),
     }
+
+
+def _from_zero(table: _Table, name: str, high: float, default: float | None = None) -> str:
+    """Return a number from 0 to `high` as float text, both inclusive where they are finite."""
+    expected = "a number, 0 or more" if math.isinf(high) else f"a number from 0 to {high:g}"
+    value = table.get(name, (int, float), expected, default)
+    if not (math.isfinite(value) and 0 <= value <= high):
+        table.no(name, expected, value)
+    return float_text(float(value))
 
 
 def back_flow_problems(plan: BackFlowPlan) -> Iterator[tuple[str, str, str]]:
