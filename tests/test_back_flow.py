@@ -300,6 +300,13 @@ def another_stream(lines: list[Line], cell: Cell) -> list[Line]:
     return changed(lines, at, rng=line.rng.model_copy(update={"after": after}))
 
 
+def an_extra_draw(lines: list[Line], cell: Cell) -> list[Line]:
+    at = _step_of(lines, cell, "A2B.twin")
+    line = lines[at]
+    assert isinstance(line, Step)
+    return changed(lines, at, rng={**line.rng, "torch.cpu": "0" * 64})
+
+
 def another_batch(lines: list[Line], cell: Cell) -> list[Line]:
     at = _step_of(lines, cell, "AB.break")
     line = lines[at]
@@ -357,6 +364,7 @@ SABOTAGES: dict[str, tuple[str, Change]] = {
     "the break left out": ("interventions", no_break),
     "something acts within a stretch": ("interventions", an_act_within),
     "other random numbers": ("streams", another_stream),
+    "an extra draw": ("streams", an_extra_draw),
     "another batch": ("samples", another_batch),
     "another augmentation of B": ("samples", another_augmentation),
     "statistics that move": ("BatchNorm", moved_statistics),

@@ -33,6 +33,7 @@ from trainmem_audit.documents.interventions import Intervention, Moment
 from trainmem_audit.errors import UsageError
 
 __all__ = [
+    "AUGMENT",
     "COSINES",
     "SIMILARITIES",
     "Cell",
@@ -50,6 +51,8 @@ __all__ = [
 
 Indices = NDArray[np.int64]
 Instrument = Literal["A", "A2", "B"]
+AUGMENT: Final = "augment"
+"""The random stream that augmentations draw from."""
 COSINES: Final = ("cosine.AB", "cosine.A2B")
 """Cosine of the first gradient of B and the momentum that it meets, in each branch: one value each."""
 SIMILARITIES: Final = ("cka.first", "cka.second")

@@ -7,7 +7,8 @@
 3. *carry*: B starts from weights and slots that A, or A′, has left; hyper-parameters never change;
 4. *twins*: the same weights bit for bit, so that D1 is exactly 0, with the slots exchanged;
 5. *common* and *break*: equal slots in both branches; slots as before the first step;
-6. *samples and streams*: equal index digests, step by step, and equal streams for A and A′, and for every B;
+6. *samples* and *streams*: equal index digests and equal streams, step by step, for A and A′, and for every B (but for
+   the generator of the augmentations, which A and A′ may draw from in other ways);
 7. *BatchNorm*: running statistics never move.
 
 `cell_witness` makes one witness of a seed from the predictions; `estimates` the numbers of the study. No torch. Not
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmem_audit import distances, elementary
-from trainmem_audit.backflows import COSINES, SIMILARITIES, Cell, Placed, acting, order_gaps
+from trainmem_audit.backflows import AUGMENT, COSINES, SIMILARITIES, Cell, Placed, acting, order_gaps
 from trainmem_audit.canonical import parse_float_text
 from trainmem_audit.documents import estimates as documents
 from trainmem_audit.documents.steplog import Begin, InterventionLine, Inventory, Line, Observe, Step
@@ -86,6 +87,7 @@ class _Reader:
         self._streams: dict[str, dict[str, str]] = {}
         self._indices: dict[tuple[str, int], str] = {}
         self._contents: dict[tuple[str, int], str] = {}
+        self._drawn: dict[tuple[str, int], dict[str, str]] = {}
         self._done = 0
 
     def read(self, line: Line) -> None:
@@ -124,6 +126,7 @@ class _Reader:
             self.found.no("steps", placed, f"step {line.i} is not one of the recipe")
             return
         self._samples(line, placed)
+        self._draws(line, placed)
         if line.state:
             self._states[self._done] = line.state
             if _part(line.state, "model", ".batchnorm") != _part(self._states.get(0, {}), "model", ".batchnorm"):
@@ -137,7 +140,7 @@ class _Reader:
             return
         if before is None or before.repeat != placed.repeat:
             self._states = {step: state for step, state in self._states.items() if step == 0}
-            self._start, self._streams, self._indices, self._contents = {}, {}, {}, {}
+            self._start, self._streams, self._indices, self._contents, self._drawn = {}, {}, {}, {}, {}
         expected = acting(self._cell, self._seed, placed)
         got = tuple(line.intervention for line in self._acted)
         if got != expected or any(line.i != placed.begin for line in self._acted):
@@ -176,6 +179,12 @@ class _Reader:
         content = "" if line.order is None else line.order.content
         if self._contents.setdefault((which, place), content) != content:
             self.found.no("samples", placed, f"step {place} has samples augmented in another way")
+
+    def _draws(self, line: Step, placed: Placed) -> None:
+        place, which = line.i - placed.begin, placed.stretch.instrument
+        shared = {name: digest for name, digest in line.rng.items() if which == "B" or name != AUGMENT}
+        if self._drawn.setdefault((which[0], place), shared) != shared:
+            self.found.no("streams", placed, f"step {place} has drawn other random numbers than in the other branch")
 
 
 def _part(state: Mapping[str, str], source: str, ending: str = "") -> dict[str, str]:

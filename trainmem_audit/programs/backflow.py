@@ -24,7 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from trainmem_audit.backflows import COSINES, SIMILARITIES, Cell, Instrument, Placed, acting, base_id, draw_samples, key
+from trainmem_audit.backflows import (
+    AUGMENT,
+    COSINES,
+    SIMILARITIES,
+    Cell,
+    Instrument,
+    Placed,
+    acting,
+    base_id,
+    draw_samples,
+    key,
+)
 from trainmem_audit.canonical import parse_float_text
 from trainmem_audit.documents.backflow import NO_AUGMENTATION, BackFlowPlan, Sense
 from trainmem_audit.documents.interventions import Moment
@@ -325,7 +336,7 @@ class _Cell:
             optimizer.step()
 
         self._model.train()
-        return Program(self._model, optimizer, order, step, base.probe, {"augment": order.generator}, base.observe)
+        return Program(self._model, optimizer, order, step, base.probe, {AUGMENT: order.generator}, base.observe)
 
     def _repeat(self, repeat: int, live: Live, log: ArmLog) -> None:
         """Run the stretches of a repeat, and keep the predictions at their ends."""
