@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "sidefiles",
         ),
         *("divergence", "pairing", "checkpoints", "segments", "conformance", "versions", "gathering", "checks"),
-        *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation"),
+        *("elementary", "distances", "estimands", "intervals", "seedtables", "estimation", "backflows", "witnesses"),
     ),
     ("envelope", "keys", "trust", "attestations", "rundir", "runs", "pathlength", "packing", "assemble"),
     ("digests", "sources", "intervening", "recording", "replaying", "programs", "pinning"),

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.tools import audit, verify
+from trainmem_audit.documents.steplog import Begin
 from trainmem_audit.errors import ReplayError, UsageError
 from trainmem_audit.interventions import parse
 from trainmem_audit.keys import Signer
 from trainmem_audit.programs.armlog import ArmLog, Setting
-from trainmem_audit.programs.block import Arm, Block, Ended, run_block
+from trainmem_audit.programs.block import Arm, Block, Ended, record_program, run_block
 from trainmem_audit.programs.live import Live, start_streams
 from trainmem_audit.programs.program import find_factory, parse_arguments
 from trainmem_audit.rundir import open_run
@@ -286,3 +287,12 @@ def test_interventions_on_programs(tmp_path: Path, text: str) -> None:
     assert [line["rng"] for line in changed] == [line["rng"] for line in control]
     if name != "equalise":  # the other arm holds the same momentum
         assert changed != control
+
+
+def test_streams_start_from_the_seed_whether_or_not_the_file_was_imported(tmp_path: Path) -> None:
+    begins = []
+    for number in range(2):
+        record_program("eager.py:program", (), "5", 1, tmp_path / str(number), PROGRAMS, Signer.from_seed(b"x" * 32))
+        with open_run(tmp_path / str(number)) as reader:
+            begins.append([line.streams for line in read_lines(reader) if isinstance(line, Begin)])
+    assert begins[0] == begins[1]

@@ -16,6 +16,7 @@ from tests.studying import STUDIES, arrays_bytes, study_directory
 from trainmem_audit.arrays import ArrayFile
 from trainmem_audit.canonical import float_text
 from trainmem_audit.conformance import our_schemas
+from trainmem_audit.documents.backflow import REGIMES
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.study.plan import Declared, read_plan, read_study
 
@@ -65,6 +66,15 @@ INVALID = {
     "probe_of_another_digest": ("probe.sha256", "that of the file"),
     "more_of_fewer_streams": ("fewer_streams.streams", "less than"),
     "fewer_streams_after_no_horizon": ("fewer_streams.after", "one of the horizons"),
+    "regime_unknown": ("backFlow.regimes", "resonant-strong"),
+    "regime_without_a_rate": ("backFlow.regimes.short.lr", "a number"),
+    "regime_of_forgotten_steps": ("backFlow.regimes.short.steps", "from 1 to 24"),
+    "regime_name_with_a_space": ("backFlow.regimes.so short", "hyphens"),
+    "overlap_of_two": ("backFlow.regimes.short.overlap", "from 0 to 1"),
+    "frozen_in_another_sense": ("backFlow.batchNorm", "batch-statistics or eval-mode"),
+    "more_diagnostics_than_repeats": ("backFlow.diagnosticRepeats", "from 0 to 3"),
+    "no_such_subject": ("backFlow.entry", "no such file"),
+    "clip_of_nothing": ("backFlow.clip", "between 0"),
     "program_without_null_players": ("nullPlayers", "leave nullPlayers out"),
 }
 
@@ -211,3 +221,29 @@ def test_a_damaged_file_is_refused_or_read_within_its_bounds(at: int, patch: byt
     except FormatError:
         return
     assert sizes <= 2 * len(whole)
+
+
+def test_regimes_are_named_or_written_out(tmp_path: Path) -> None:
+    study = declared(tmp_path, "valid/back_flow")
+    part = study.plan.back_flow
+    assert part is not None
+    assert part.regimes["short"].to_json() == {
+        "steps": 2,
+        "lr": float_text(0.1),
+        "momentum": float_text(0.5),
+        "first": "weak",
+        "other": "strong",
+        "second": "none",
+        "overlap": float_text(1.0),
+        "sameClasses": True,
+    }
+    assert (part.weight_decay, part.clip, part.diagnostic_repeats) == (float_text(0.0), float_text(0.5), 3)
+    assert part.sha256 == hashlib.sha256((STUDIES / "program.py").read_bytes()).hexdigest()
+    text = (STUDIES / "valid" / "back_flow.toml").read_text()
+    published, _, _ = text.partition("\n[back_flow.regimes")
+    (tmp_path / "study.toml").write_text(published.replace('batch_norm = ["eval-mode", "batch-statistics"]\n', ""))
+    study = read_study(tmp_path / "study.toml")
+    assert study.plan.back_flow is not None
+    assert study.plan.back_flow.regimes == REGIMES
+    assert study.plan.back_flow.batch_norm == ("batch-statistics",)
+    assert sum(note.startswith("back-flow: ") for note in study.notes) == 2

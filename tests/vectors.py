@@ -34,6 +34,7 @@ from trainmem_audit.canonical import (
     sha256_hex,
     value_digest,
 )
+from trainmem_audit.documents.backflow import REGIMES
 from trainmem_audit.documents.common import SCHEMA_VERSION
 from trainmem_audit.documents.declared import parse_contract
 from trainmem_audit.documents.manifest import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
@@ -553,6 +554,25 @@ def plan_cases() -> Iterator[Case]:
         "/fewerStreams/streams",
         lambda p: p.update(fewerStreams={"after": 3, "streams": 0}),
     )
+    part: Members = _WHOLE_PLAN["backFlow"]
+    yield make.invalid(
+        "regime-without-steps",
+        "an instrument takes a step at least",
+        "/backFlow/regimes/standard/steps",
+        lambda p: p.update(backFlow={**part, "regimes": {"standard": {**part["regimes"]["standard"], "steps": 0}}}),
+    )
+    yield make.invalid(
+        "regime-with-a-space",
+        "its name is that of a folder",
+        "/backFlow/regimes",
+        lambda p: p.update(backFlow={**part, "regimes": {"resonant strong": part["regimes"]["resonant-strong"]}}),
+    )
+    yield make.invalid(
+        "frozen-in-no-sense",
+        "what frozen BatchNorm means is said",
+        "/backFlow/batchNorm",
+        lambda p: p.update(backFlow={**part, "batchNorm": []}),
+    )
     yield make.invalid(
         "alpha-as-float-text", "C99 hex", "/analysis/alpha", lambda p: p["analysis"].update(alpha="0.05")
     )
@@ -618,6 +638,7 @@ def _all_kinds(estimates: Members) -> None:
         ],
         "backFlows": [
             {"name": "standard", "observable": "tv", **dict.fromkeys(witness, measured), "bitwiseEqual": True,
+             "equivalence": {"margin": half, "p": half}, "dropped": table["dropped"],
              "diagnostics": {"commutator": [half, half]}}
         ],
     }  # fmt: skip
@@ -681,6 +702,19 @@ _WHOLE_PLAN: Members = {
     "combinations": {"both": ["reset", "swapped"]},
     "fewerStreams": {"after": 10, "streams": 1},
     "stateDigests": "branch-and-horizons",
+    "backFlow": {
+        "entry": "digits:subject",
+        "arguments": ["seed={seed}"],
+        "sha256": sha256_hex(b"the subject"),
+        "baseSteps": 100,
+        "regimes": {name: regime.to_json() for name, regime in REGIMES.items()},
+        "repeats": 16,
+        "batch": 64,
+        "batchNorm": ["batch-statistics", "eval-mode"],
+        "weightDecay": float_text(1e-4),
+        "clip": float_text(1.0),
+        "diagnosticRepeats": 4,
+    },
     "exclusions": ["an arm whose loss is not finite"],
     "derivedFrom": _DERIVED,
     "extensions": _BAG,

@@ -14,7 +14,8 @@ The architecture, from the ground up; a module imports only from lower layers (`
   becomes a new one), `gathering` (a log → the facts that rules need), `segments` (the draw of what is replayed from
   snapshots), `checks` (items, and the rules of `validators/`), `elementary` (exponential, logarithm and mean, the same
   bits everywhere), `distances` (between predictions), `estimands` (what a study claims), `intervals` (how sure one is),
-  `seedtables` (arms → values per seed), `estimation` (those → every number of a study)
+  `seedtables` (arms → values per seed), `estimation` (those → every number of a study),
+  `backflows` (the recipe of the two-instrument experiment), `witnesses` (what its records prove and say)
 - L3 `envelope` (DSSE, Ed25519), `keys`, `trust`, `attestations` (what others sign about a run), `rundir` (directories
   and zips, read and written safely), `runs` (lines and statements of a run), `pathlength` (how far the weights went),
   `packing`, `assemble` (closes and signs a run)

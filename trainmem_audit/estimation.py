@@ -743,6 +743,7 @@ def back_flow_estimate(
     alpha: float = 0.05,
     bitwise_equal: bool = False,
     diagnostics: Mapping[str, Sequence[float]] | None = None,
+    margin: float | None = None,
 ) -> BackFlow:
     """Return the back-flow witness of one setting over its seeds (STANDARD § 6).
 
@@ -756,20 +757,29 @@ def back_flow_estimate(
         Whether both first instruments led to the same bits in every repeat, so that there is nothing to test.
     diagnostics:
         Further values per seed, by name.
+    margin:
+        Of two one-sided tests of Δ_BF, where they are asked for and the instruments are not equal bit for bit.
     """
     signs = intervals.seed_signs(len(seeds), rng)
     level = 1 - alpha
 
+    def exact(values: list[float]) -> Measured:
+        known = _known(values)
+        return Measured(value=float_text(elementary.mean(known)), units=len(known), per_unit=_texts(values))
+
     def change(values: list[float]) -> Measured | None:
         if not _known(values):
             return None
-        test = None if bitwise_equal else intervals.sign_test(values, signs)
-        return _measured(intervals.t_interval(_known(values), level), values, test)
+        if bitwise_equal:
+            return exact(values)
+        return _measured(intervals.t_interval(_known(values), level), values, intervals.sign_test(values, signs))
 
     def positive(values: list[float]) -> Measured | None:
         known = _known(values)
         if not known:
             return None
+        if bitwise_equal:
+            return exact(values)
         made = intervals.log_t_interval if min(known) > 0 else intervals.t_interval
         return _measured(made(known, level), values)
 
@@ -779,6 +789,10 @@ def back_flow_estimate(
         nothing = intervals.t_interval([], level)
         d1, d2, delta = (value or _measured(nothing) for value in (d1, d2, delta))
     ratio = intervals.ratio_interval(twin, first, level) if _known(twin) and not bitwise_equal else None
+    deltas = _known([seed.delta for seed in seeds])
+    tost = None
+    if margin is not None and deltas and not bitwise_equal:
+        tost = intervals.tost(intervals.t_interval(deltas, level), margin)
     return BackFlow(
         name=name,
         observable=observable,
@@ -789,6 +803,7 @@ def back_flow_estimate(
         twin_ratio=_measured(ratio, _over(twin, first)) if ratio else None,
         against_common=change([seed.against_common for seed in seeds]),
         against_break=change([seed.against_break for seed in seeds]),
+        equivalence=Equivalence(margin=float_text(tost.margin), p=float_text(tost.p)) if tost else None,
         bitwise_equal=True if bitwise_equal else None,
         diagnostics={key: _texts(values) for key, values in diagnostics.items()} if diagnostics else None,
     )

@@ -186,6 +186,7 @@ def _estimate(
     from trainmem_audit.canonical import parse_float_text
     from trainmem_audit.study.estimating import write_estimates
     from trainmem_audit.study.layout import ESTIMATES
+    from trainmem_audit.study.witnessing import summary_line
 
     if not directory.is_dir():
         raise UsageError("no such directory", where=str(directory))
@@ -199,6 +200,9 @@ def _estimate(
             value = f"{parse_float_text(item.value):.4g}"
             place = f"{item.observable}, {item.horizon} steps after {item.branch_step}"
             typer.echo(f"  {safe_text(item.contrast)}: {item.estimand} {value} ({safe_text(place)}): {item.verdict}")
+    for part in () if quiet else document.back_flows or ():
+        if part.diagnostics is not None:  # the primary distance
+            typer.echo(f"  back-flow {safe_text(summary_line(part))}")
 
 
 def _require_torch() -> None:
@@ -211,15 +215,19 @@ def _require_torch() -> None:
 def _work(declared: Declared, directory: Path, signer: Any, links: tuple[Path, ...]) -> Work:
     from trainmem_audit.documents.declared import find_contract
     from trainmem_audit.recording.provenance import facts
+    from trainmem_audit.study.backflows import BackFlowWork
     from trainmem_audit.study.blocks import BlockWork
     from trainmem_audit.study.scripts import ScriptWork
 
     plan, source = declared.plan, declared.directory
     if plan.program.kind == "factory":
-        return BlockWork(plan, source, directory, signer)
+        work: Work = BlockWork(plan, source, directory, signer)
+        return work if plan.back_flow is None else BackFlowWork(work, plan, source, directory, signer)
     contract = find_contract(None, source)
     known = facts(source, None if plan.program.kind == "module" else source / plan.program.entry)
-    return ScriptWork(plan, source, directory, signer, links, known, None if contract is None else contract.to_json())
+    declared_contract = None if contract is None else contract.to_json()
+    work = ScriptWork(plan, source, directory, signer, links, known, declared_contract)
+    return work if plan.back_flow is None else BackFlowWork(work, plan, source, directory, signer)
 
 
 def _pool(workers: int, cwd: Path) -> Any:

@@ -273,7 +273,9 @@ class BackFlow(Document):
     twin_ratio: Measured | None = None
     against_common: Measured | None = None
     against_break: Measured | None = None
+    equivalence: Equivalence | None = None
     bitwise_equal: Flag | None = None
+    dropped: Annotated[Items[DroppedSeed], Field(max_length=10_000)] | None = None
     diagnostics: Annotated[dict[Name, Floats], Field(max_length=100)] | None = None
 
 

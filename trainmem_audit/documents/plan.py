@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainmem_audit.canonical import canonical_bytes, sha256_hex
+from trainmem_audit.documents.backflow import BackFlowPlan
 from trainmem_audit.documents.common import Count, Digest, Document, Extensions, FloatText, IntegerText, Name, RelPath
 from trainmem_audit.documents.common import Sequence as Items
 from trainmem_audit.documents.interventions import Intervention
@@ -166,6 +167,7 @@ class Plan(Document):
     observables: Annotated[dict[Name, Observable], Field(min_length=1, max_length=100)]
     analysis: Analysis
     state_digests: Literal["every-step", "branch-and-horizons"] | None = None
+    back_flow: BackFlowPlan | None = None
     exclusions: Annotated[Items[str], Field(max_length=100)] | None = None
     derived_from: DerivedFrom | None = None
     extensions: Extensions | None = None

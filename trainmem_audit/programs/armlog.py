@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainmem_audit import __version__
 from trainmem_audit.assemble import sign_run
 from trainmem_audit.documents.interventions import Intervention
@@ -211,26 +213,39 @@ class ArmLog:
         UsageError
             If it cannot be done.
         """
+        self.intervene_all((intervention,), around)
+
+    def intervene_all(self, interventions: Sequence[Intervention], around: Surroundings) -> None:
+        """Do interventions one after the other, and write down what each did.
+
+        Raises
+        ------
+        UsageError
+            If one cannot be done.
+        """
         live, session = self._live, self.session
         before, streams = session._collect()[0], live.streams.digests()
-        applied = apply(intervention, live.memory, live.streams, around)
-        after, _, values = session._collect()
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        line = {
-            "t": "intervention",
-            "i": session.steps,
-            "intervention": intervention.to_json(),
-            "state": {"before": before, "after": after},
-            "rng": {"before": streams, "after": live.streams.digests()},
-            "changed": changed,
-        }
-        more = {"order": applied.order, "facts": dict(applied.facts), "note": applied.note, "values": values}
-        self._writer.put({**line, **{name: item for name, item in more.items() if item}})
+        for intervention in interventions:
+            applied = apply(intervention, live.memory, live.streams, around)
+            after, _, values = session._collect()
+            rng = live.streams.digests()
+            changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+            line = {
+                "t": "intervention",
+                "i": session.steps,
+                "intervention": intervention.to_json(),
+                "state": {"before": before, "after": after},
+                "rng": {"before": streams, "after": rng},
+                "changed": changed,
+            }
+            more = {"order": applied.order, "facts": dict(applied.facts), "note": applied.note, "values": values}
+            self._writer.put({**line, **{name: item for name, item in more.items() if item}})
+            before, streams = after, rng
 
-    def observe(self) -> None:
-        """Keep the predictions on the probe."""
+    def observe(self, heads: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Keep the predictions on the probe; or `heads`, where they were taken before."""
         steps = self.session.steps
-        heads = self._live.observe()
+        heads = self._live.observe() if heads is None else heads
         with self._setting.own_work():
             size = write_observation(self.run_dir / observation_name(steps), steps, heads)
         self._writer.put({"t": "observe", "i": steps, "file": observation_name(steps), "size": size})

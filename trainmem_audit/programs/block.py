@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,12 +29,12 @@ from trainmem_audit.privacy import known_identity
 from trainmem_audit.programs.armlog import ArmLog, Setting
 from trainmem_audit.programs.live import Live, State, entry_name, start_streams
 from trainmem_audit.programs.probefile import probe_bytes
-from trainmem_audit.programs.program import find_factory, parse_arguments
+from trainmem_audit.programs.program import Program, find_factory, parse_arguments
 from trainmem_audit.rundir import DirectoryReader
 from trainmem_audit.runs import read_lines
 from trainmem_audit.sources.base import Saved
 
-__all__ = ["Arm", "Block", "Ended", "record_program", "run_block"]
+__all__ = ["Arm", "Block", "Ended", "record_program", "run_block", "started"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def run_block(block: Block, signer: Signer) -> Iterator[Ended]:
     """
     torch.set_num_threads(block.threads)
     arguments = [text.replace("{seed}", block.seed) for text in block.arguments]
-    with _started(block.entry, arguments, block.seed, block.directory, block.cwd) as (live, setting):
+    with started(block.entry, arguments, block.seed, block.directory, block.cwd) as (live, setting):
         found = sha256_hex(probe_bytes(live.program.probe)) if block.probe else ""
         if found != block.probe:
             remedy = "`study probe` writes it anew, for a new study"
@@ -161,7 +161,7 @@ def record_program(
     UsageError
         If there is no such program, or its `step` is none.
     """
-    with _started(entry, arguments, seed, run_dir, cwd) as (live, setting):
+    with started(entry, arguments, seed, run_dir, cwd) as (live, setting):
         log = ArmLog(live, setting, run_dir, {}, copy_source=True, snapshot_at=snapshot_at)
         try:
             for _ in range(steps):
@@ -173,12 +173,17 @@ def record_program(
 
 
 @contextmanager
-def _started(
-    entry: str, arguments: Sequence[str], seed: str, directory: Path, cwd: Path
+def started(
+    entry: str,
+    arguments: Sequence[str],
+    seed: str,
+    directory: Path,
+    cwd: Path,
+    program_of: Callable[[Any], Program] = lambda made: made,
 ) -> Iterator[tuple[Live, Setting]]:
-    """Give a program that is ready for its first step."""
-    start_streams(seed)
+    """Give a program that is ready for its first step; `program_of` finds it in what the factory returns."""
     factory, file = find_factory(entry, cwd)
+    start_streams(seed)  # after the import, which may draw, and happens once in a process
     command = {
         "kind": "program",
         "entry": entry_name(entry, file, cwd),
@@ -187,7 +192,7 @@ def _started(
     }
     known_identity()  # it reads files, which are no inputs of the program
     setting = Setting(directory, cwd, file, command)
-    live = Live(lambda: factory(seed=int(seed), **parse_arguments(arguments)))
+    live = Live(lambda: program_of(factory(seed=int(seed), **parse_arguments(arguments))))
     try:
         yield live, setting
     finally:

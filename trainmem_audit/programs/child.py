@@ -50,8 +50,8 @@ def run(order: Mapping[str, Any], arguments: list[str]) -> None:
     cwd = Path(order["cwd"])
     seed, *own = arguments
     seed = seed.removeprefix("seed=")
-    start_streams(seed)
     factory, file = find_factory(order["entry"], cwd)
+    start_streams(seed)  # after the import, which may draw
     setting = Setting(Path(order["runDir"]), cwd, file, order["command"], list_elsewhere=True)
     live = Live(lambda: factory(seed=int(seed), **parse_arguments(own)))
     first, state = order["first"], order["state"]

@@ -92,7 +92,8 @@ class Live:
         self.failure: BaseException | None = None
         self._relay = _Relay()
         self._uninstall = install(self._relay, self._failed)  # type: ignore[arg-type]
-        program = make()
+        made = make()
+        program = getattr(made, "program", made)  # what a back-flow factory returns holds one
         if not isinstance(program, Program):
             raise UsageError("not a program", expected="trainmem_audit.programs.Program", got=type(program).__name__)
         self.program = program

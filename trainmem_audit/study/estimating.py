@@ -100,6 +100,7 @@ def _document(evidence: StudyEvidence, results: Results) -> Estimates:
         ),
         arms=arms,
         pairs=tuple(evidence.pairs()),
+        back_flows=evidence.back_flows() or None,
         **results.members(),
     )
 
@@ -212,11 +213,11 @@ def _safe(name: str) -> list[str]:
 def _differing(signed: Estimates, ours: Estimates, results: Results) -> list[str]:
     """Return what does not come out again, by its place in the document."""
     found = []
-    for name in ("study_log", "arms", "pairs"):
+    for name in ("study_log", "arms", "pairs", "back_flows"):
         a, b = getattr(signed, name), getattr(ours, name)
         if a == b:
             continue
-        if isinstance(a, tuple):
+        if isinstance(a, tuple) and isinstance(b, tuple):
             at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
             found.append(f"{name}[{at}]")
         else:

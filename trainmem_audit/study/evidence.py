@@ -31,6 +31,7 @@ from trainmem_audit.study.arms import ArmRecord, require_intact
 from trainmem_audit.study.layout import ARMS, PLAN_FILE, PROBE_FILE, SIGNER_FILE, STUDY_STATEMENT
 from trainmem_audit.study.ledger import read_study_log
 from trainmem_audit.study.plan import read_plan
+from trainmem_audit.study.witnessing import back_flow_arms, back_flow_estimates
 from trainmem_audit.studylog import STUDY_FILE, StudyLogSummary
 
 __all__ = ["StudyEvidence"]
@@ -188,13 +189,21 @@ class StudyEvidence:
         for name in (*prefixes, *names):
             if name in self.log.arms:
                 arm = names.get(name)
-                yield self._arm(name, prefixes[name] if arm is None else arm.seed, arm)
+                members: dict[str, Any] = {"seed": self.plan.seeds[prefixes[name] if arm is None else arm.seed]}
+                if arm is not None:
+                    members |= {"stream": arm.stream, "branch_step": arm.branch, "intervention": arm.intervention}
+                yield self._arm(name, members)
+        for name, members in back_flow_arms(self.plan):
+            if name in self.log.arms:
+                yield self._arm(name, members)
 
-    def _arm(self, name: str, seed: int, arm: ArmName | None) -> documents.Arm:
+    def back_flows(self) -> tuple[documents.BackFlow, ...]:
+        """Return the numbers of the back-flow part."""
+        return back_flow_estimates(self.plan, self.directory, self.record)
+
+    def _arm(self, name: str, about: dict[str, Any]) -> documents.Arm:
         found = self.record(name)
-        members: dict[str, Any] = {"id": name, "seed": self.plan.seeds[seed]}
-        if arm is not None:
-            members |= {"stream": arm.stream, "branch_step": arm.branch, "intervention": arm.intervention}
+        members = {"id": name, **about}
         if isinstance(found, str):
             return documents.Arm(**members, outcome="failed", reason=found.removeprefix("failed: "))
         branch = found.statement.predicate.run.branch

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trainmem_audit.backflows import cells_of
 from trainmem_audit.canonical import parse_float_text
 from trainmem_audit.documents.estimates import Estimates
 from trainmem_audit.documents.plan import Plan
@@ -147,6 +148,7 @@ def _lines(declared: Declared, measured: Measured | None, workers: int, powers: 
     yield _row("steps", f"{'at least ' * found.at_least}{found.steps}")
     yield _row("time", _time(found, measured, workers))
     yield _row("disk", "unknown" if measured is None else f"about {size_text(round(measured.bytes * found.steps))}")
+    yield from (_row("back-flow", text) for text in _back_flow(plan))
     for item in plan.contrasts:
         yield _row("contrast", f"{item.name}: {item.treated} against {item.control}, {item.family}")
     primary = plan.primary
@@ -161,6 +163,15 @@ def _lines(declared: Declared, measured: Measured | None, workers: int, powers: 
         yield _row("filled in", note)
     for warning in warnings(plan):
         yield _row("warning", warning)
+
+
+def _back_flow(plan: Plan) -> Iterator[str]:
+    part, seeds = plan.back_flow, len(plan.seeds)
+    if part is None:
+        return
+    yield f"{part.entry}: {seeds} seeds, {part.repeats} repeats each, on a base of {part.base_steps} steps"
+    for cell in cells_of(part):
+        yield f"{cell.label}: {seeds * cell.steps} micro-steps of {part.batch} samples"
 
 
 def _time(found: Outlook, measured: Measured | None, workers: int) -> str:

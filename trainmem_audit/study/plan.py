@@ -27,6 +27,7 @@ from trainmem_audit.documents.plan import FUNCTIONALS, Estimand, ObservableKind,
 from trainmem_audit.errors import FormatError, TrainmemAuditError, UsageError
 from trainmem_audit.interventions import parse
 from trainmem_audit.privacy import redact_argv
+from trainmem_audit.study.regimes import back_flow_members, back_flow_problems
 
 __all__ = [
     "DEFAULT_KICK",
@@ -48,8 +49,8 @@ _MOST_BYTES = 2**20
 _NULL_PLAYERS = ("kick", "butterfly", "placebo")
 _PLACEHOLDER = "{seed}"
 _MEMBERS = {
-    "": "analysis branchSteps combinations contrasts exclusions fewerStreams horizons interventions name noiseStreams "
-    "nullPlayers observables primary probe program question seedBase seeds stateDigests task",
+    "": "analysis backFlow branchSteps combinations contrasts exclusions fewerStreams horizons interventions name "
+    "noiseStreams nullPlayers observables primary probe program question seedBase seeds stateDigests task",
     "program": "arguments entry kind sha256",
     "primary": "branchStep contrast estimand horizon observable",
     "probe": "disjoint file head sha256 size",
@@ -57,6 +58,8 @@ _MEMBERS = {
     "fewerStreams": "after streams",
     "contrast": "control family treated",
     "observable": "kind task",
+    "backFlow": "arguments baseSteps batch batchNorm clip diagnosticRepeats entry regimes repeats weightDecay",
+    "regime": "first lr momentum other overlap sameClasses second steps",
 }
 _DISTANCE_ESTIMANDS = frozenset(
     {"pathwise", "law-effect", "separation", "specific", "memory-time", "dose-response", "seed-floor", "fork-floor"}
@@ -329,6 +332,8 @@ class _Draft:
             }
         if "stateDigests" in table:
             document["stateDigests"] = table.choice("stateDigests", ("every-step", "branch-and-horizons"))
+        if "backFlow" in table:
+            document["backFlow"] = self._back_flow()
         primary = self._primary(document)
         document["contrasts"] = self._contrasts(document, primary)
         document["primary"] = primary
@@ -364,6 +369,16 @@ class _Draft:
                 f'arguments = ["--seed", "{_PLACEHOLDER}"]',
             )
         return found
+
+    def _back_flow(self) -> dict[str, Any]:
+        table = self._table.table("backFlow", "backFlow")
+        found = back_flow_members(table, self.notes.append)
+        name = found["entry"].rpartition(":")[0]
+        _relative(table, "entry", name)
+        file = self._entry_file("factory", found["entry"])
+        if file is not None and not file.is_file():
+            raise UsageError("no such file", where=table.place("entry"), got=found["entry"])
+        return found if file is None else found | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
     def _entry_file(self, kind: str, entry: str) -> Path | None:
         name = entry.rpartition(":")[0] if kind == "factory" else entry
@@ -634,6 +649,8 @@ class _Check:
         self._names()
         for check in (self._contrasts, self._primary, self._streams, self._kind):
             check()
+        for problem in () if self._plan.back_flow is None else back_flow_problems(self._plan.back_flow):
+            self._no(*problem)
 
     def _no(self, place: str, expected: str, got: str, remedy: str = "") -> NoReturn:
         raise UsageError("not as expected", where=f"{self._where}: {place}", expected=expected, got=got, remedy=remedy)
