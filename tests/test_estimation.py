@@ -54,9 +54,9 @@ def act(name: str, w: Array, m: Array, order: list[Array]) -> None:
             m *= 0
         case ["half"]:
             m *= 0.5
-        case ["kick"]:
+        case ["kick", *large]:
             noise = np.random.default_rng(7).normal(size=w.shape)
-            w += 1e-3 * np.linalg.norm(w) * noise / np.linalg.norm(noise)
+            w += (1e-2 if large else 1e-3) * np.linalg.norm(w) * noise / np.linalg.norm(noise)
         case ["butterfly"]:
             w[0, 0] = np.nextafter(w[0, 0], 9)
         case ["permute", seed]:
@@ -273,6 +273,20 @@ def test_a_null_player_moves_the_path_and_not_the_law(player: str) -> None:
     assert find(usual(), "kick", "pathwise", 3).verdict == "descriptive"
 
 
+def test_of_several_kicks_the_declared_one_counts() -> None:
+    whole = small_plan()
+    large = {"primitive": "kick", "sigma": float_text(1e-2), "seed": "7"}
+    whole["interventions"] = {"kick-large": large, **whole["interventions"]}
+    contrast = {"name": "a", "treated": "kick-large", "control": "carry", "family": "null-player"}
+    whole["contrasts"] = [contrast, *whole["contrasts"]]
+    found = {}
+    for sigma in (1e-2, 1e-3):
+        whole["analysis"] = whole["analysis"] | {"kick": float_text(sigma)}
+        found[sigma] = value(find(estimate(whole, World()), "reset", "specific", 3).value)
+    assert found[1e-3] - found[1e-2] == pytest.approx(math.log(10), abs=0.1)
+    assert found[1e-3] == value(find(usual(), "reset", "specific", 3).value)
+
+
 def test_specific_dose_and_floors() -> None:
     specific = find(usual(), "reset", "specific", 3)
     assert value(specific.value) > 1
@@ -454,6 +468,7 @@ def test_a_changed_digit_is_found_and_other_software_is_not() -> None:
     ("change", "words"),
     [
         ({"seeds": [str(i) for i in range(10_000)], "horizons": list(range(1000))}, "too many numbers"),
+        ({"noiseStreams": 1000}, "too many numbers"),
         ({"observables": {"x": {"kind": "accuracy", "task": "regression"}}}, "without a meaning"),
         ({"analysis": {"alpha": float_text(2.0), "equivalenceMargin": float_text(0.1)}}, "a probability"),
     ],

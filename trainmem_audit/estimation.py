@@ -367,9 +367,11 @@ class _Estimator:
         return next((c for c in same if dict(self.design.interventions.get(c.treated, {})) == wanted), None)
 
     def _null(self, primitive: str, control: str) -> Contrast | None:
-        """Return the contrast of a null player with this control."""
-        same = (c for c in self.design.contrasts if c.control == control)
-        return next((c for c in same if self.design.primitive(c.treated) == primitive), None)
+        """Return the contrast of a null player with this control; of several kicks, that of the declared size."""
+        same = [c for c in self.design.contrasts if c.control == control]
+        found = [c for c in same if self.design.primitive(c.treated) == primitive]
+        declared = [c for c in found if self.design.interventions[c.treated].get("sigma") == self.design.kick]
+        return next(iter(declared or found), None)
 
     def _mean(self, values: Sequence[float]) -> intervals.Interval:
         return intervals.t_interval(_known(values), self.level)

@@ -42,8 +42,8 @@ Floats = NDArray[np.float64]
 Array = NDArray[Any]
 Pairing = Literal["paired", "no-op", "unpaired"]
 
-MOST_CELLS: Final = 2_000_000
-"""The most (seed, branch, horizon, contrast, observable) that a plan may ask for: a hostile one asks for no more."""
+MOST_CELLS: Final = 20_000_000
+"""The most seeds × branches × horizons × contrasts × observables × streams² of a plan: so many numbers are held."""
 _ORDERED: Final = "permute-window"
 
 
@@ -115,6 +115,7 @@ class Design:
     alpha: float
     margin: float
     adjustment: str
+    kick: str
 
     @classmethod
     def of(cls, plan: Mapping[str, Any]) -> Design:
@@ -147,19 +148,19 @@ class Design:
             alpha=parse_float_text(analysis["alpha"]),
             margin=parse_float_text(analysis["equivalenceMargin"]),
             adjustment=analysis.get("adjustment", "max-t"),
+            kick=analysis.get("kick", ""),
         )
         design.check()
         return design
 
     def check(self) -> None:
         """Refuse what cannot be computed."""
-        asked = math.prod(
-            map(len, (self.seeds, self.branches, self.horizons, self.contrasts, self.observables))
-        )  # fmt: skip
+        counted = (self.seeds, self.branches, self.horizons, self.contrasts, self.observables)
+        asked = math.prod(map(len, counted)) * self.streams**2  # fmt: skip
         if asked > MOST_CELLS:
             raise FormatError(
                 "a plan that asks for too many numbers",
-                expected=f"at most {MOST_CELLS} of seeds × branches × horizons × contrasts × observables",
+                expected=f"seeds × branches × horizons × contrasts × observables × streams² of at most {MOST_CELLS}",
                 got=str(asked),
             )
         for name, (kind, task) in self.observables.items():
