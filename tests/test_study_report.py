@@ -6,19 +6,24 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tests import reported
 from tests.reported import CASES, Reported
 from tests.test_report import Page, markdown_page
+from tests.test_study_programs import SIGNER, declare, run
+from tests.tools import audit
 from trainmem_audit.canonical import parse_float_text
+from trainmem_audit.documents import plan as documents
 from trainmem_audit.documents.estimates import Estimate
 from trainmem_audit.documents.interventions import PRIMITIVES
 from trainmem_audit.errors import FormatError, UsageError
 from trainmem_audit.figures import number
+from trainmem_audit.study.estimating import write_estimates
 from trainmem_audit.study_report import (
     REPORTS,
     render_html,
@@ -27,6 +32,7 @@ from trainmem_audit.study_report import (
     study_page,
     write_study_report,
 )
+from trainmem_audit.study_report.pictures import VERDICTS
 from trainmem_audit.study_report.words import _DOING, ESTIMANDS, OBSERVABLES, VERDICT_TONES
 
 EACH = pytest.mark.parametrize("make", CASES.values(), ids=CASES)
@@ -202,6 +208,14 @@ def test_what_is_missing_is_counted() -> None:
         assert "No effect, whatever its size: half, both, permute-1, permute-2." in missing
 
 
+def test_what_no_seed_has_is_not_estimated_and_is_no_undecided_effect() -> None:
+    page = study_page(*reported.troubled())
+    (forest, *_) = page.forests
+    assert {row.verdict for row in forest.rows if row.label == "kick"} == {"not estimated"}
+    assert all(item.seeds for item in page.attributions)
+    assert any("attributions for which no seed has all arms" in text for text in page.not_shown)
+
+
 def test_doubts_stand_at_the_top() -> None:
     for page in both(reported.troubled()):
         doubts = section(page, "Read on with care", "Primary contrast")
@@ -237,7 +251,7 @@ def test_every_row_of_the_claims_is_an_estimate() -> None:
         key = (claim.contrast, claim.estimand, claim.observable, claim.branch, claim.horizon)
         assert any(
             number(claim.effect.value, 15) == number(parse_float_text(found.value), 15)
-            and claim.verdict in (found.verdict, "bitwise equal")
+            and claim.verdict in (found.verdict, "bitwise equal", "not estimated")
             and claim.seeds == found.units
             and (found.interval is None or claim.effect.low == parse_float_text(found.interval.low))
             for found in estimates[key]
@@ -375,8 +389,6 @@ def test_a_plan_that_speaks_of_what_it_lacks_is_refused() -> None:
 
 def test_no_estimates_are_no_report(tmp_path: Path) -> None:
     plan, checked = reported.everything()
-    from dataclasses import replace
-
     with pytest.raises(UsageError, match="no estimates to report on"):
         write_study_report(tmp_path, plan, replace(checked, document=None, problems=["not a statement"]))
     assert not list(tmp_path.iterdir())
@@ -386,15 +398,11 @@ def test_no_estimates_are_no_report(tmp_path: Path) -> None:
 
 
 def test_every_primitive_estimand_and_observable_has_words() -> None:
-    from typing import get_args
-
-    from trainmem_audit.documents import plan
-
     assert set(_DOING) == set(PRIMITIVES)
-    assert set(ESTIMANDS) == set(get_args(plan.Estimand))
-    assert set(OBSERVABLES) == set(get_args(plan.ObservableKind))
+    assert set(ESTIMANDS) == set(get_args(documents.Estimand))
+    assert set(OBSERVABLES) == set(get_args(documents.ObservableKind))
     verdicts = set(get_args(Estimate.model_fields["verdict"].annotation))
-    assert set(VERDICT_TONES) == verdicts | {"bitwise equal", "not estimated"}
+    assert set(VERDICT_TONES) == set(VERDICTS) == verdicts | {"bitwise equal", "not estimated"}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -420,3 +428,28 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         write_study_report(tmp_path / "file", study.plan, study.checked)
+
+
+@pytest.mark.slow
+def test_the_verb_writes_what_a_check_of_the_records_found(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    directory = tmp_path / "study"
+    assert not run(declare(tmp_path / "declared"), directory).failed
+    said = audit("study", "report", directory, cwd=tmp_path, home=home)
+    assert said.returncode == 2
+    assert "`study estimate DIR` computes the numbers" in said.stderr
+    write_estimates(directory, SIGNER)
+    said = audit("study", "report", directory, cwd=tmp_path, home=home)
+    assert said.returncode == 0, said.stderr
+    assert [Path(line).name for line in said.stdout.split()] == list(REPORTS)
+    text = Page((directory / "report.html").read_text("utf-8")).text
+    assert "Every number came out again, bit for bit, from the signed records." in text
+    assert "24 of 24 certified" in text
+    (directory / "arms" / "carry.s0.b3.r0" / "steps.jsonl").write_bytes(b"")
+    said = audit("study", "report", directory, "--out", tmp_path / "out", "-q", cwd=tmp_path, home=home)
+    assert said.returncode == 1
+    assert "records not as signed" in Page((tmp_path / "out" / "report.html").read_text("utf-8")).text
+    (directory / "plan.json").write_bytes(b"{}")
+    said = audit("study", "report", directory, cwd=tmp_path, home=home)
+    assert said.returncode == 2
+    assert "Traceback" not in said.stderr

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from trainmem_audit.documents.estimates import Estimate
 from trainmem_audit.figures import number
-from trainmem_audit.study_report.page import Study, verdict_of
+from trainmem_audit.study_report.index import Study, verdict_of
 from trainmem_audit.study_report.words import p_text, value_of
 
 __all__ = ["PROMISES", "not_shown"]
@@ -74,6 +74,9 @@ def _missing(study: Study) -> Iterator[str]:
     empty = [item.contrast for item in study.at_primary() if not item.units]
     if empty:
         yield f"Without a single seed that has all its arms: {_names(empty)}."
+    factorials = sum(not item.total.units for item in study.document.attributions or ())
+    if factorials:
+        yield f"{_count(factorials, 'attribution')} for which no seed has all arms of the factorial."
     fewer = {item.contrast: item.units for item in study.at_primary() if 0 < item.units < len(study.plan.seeds)}
     if fewer:
         said = [f"{name} ({units} of {len(study.plan.seeds)} seeds)" for name, units in fewer.items()]

@@ -1,7 +1,7 @@
-"""From the documents of a study to what its report shows: a plain value that the templates and `report.json` share.
+"""From the documents of a study to what its report shows (`views`): which numbers, in which order, how many.
 
-Every number that stands in a picture stands here too, and in the table below the picture. Not here: sentences
-(`words`), what was not shown (`limits`), pictures (`pictures`), markup (`render`).
+Every number that stands in a picture is there too, and in the table below the picture. Not here: sentences (`words`),
+what was not shown (`limits`), pictures (`pictures`), markup (`render`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final
 
-from trainmem_audit.documents.estimates import Curve, Estimate, Estimates, Interval, Measured, Pair, SeedTable
+from trainmem_audit.documents.estimates import Curve, Estimate, Pair, SeedTable
 from trainmem_audit.documents.interventions import ORDER_PRIMITIVES
 from trainmem_audit.documents.plan import Contrast, Plan
 from trainmem_audit.figures import number
 from trainmem_audit.interventions import text_of
 from trainmem_audit.study.estimating import CheckedEstimates
 from trainmem_audit.study_report import words
+from trainmem_audit.study_report.index import Study, bar_of, claim_of, verdict_of
 from trainmem_audit.study_report.pictures import (
     Attributed,
     Bar,
@@ -31,9 +30,23 @@ from trainmem_audit.study_report.pictures import (
     Strip,
     TimeRow,
 )
+from trainmem_audit.study_report.views import (
+    ArmProblem,
+    AttributionPlot,
+    Certified,
+    Claim,
+    CurvePlot,
+    FlowTable,
+    Forest,
+    Memory,
+    Page,
+    SeedPlot,
+    StripPlot,
+    Verdict,
+)
 from trainmem_audit.study_report.words import value_of
 
-__all__ = ["FOREST_ROWS", "Claim", "Forest", "Page", "SeedPlot", "Study", "page_of", "verdict_of"]
+__all__ = ["FOREST_ROWS", "page_of"]
 
 MOST_CLAIMS: Final = 60
 MOST_OTHERS: Final = 300
@@ -45,299 +58,6 @@ FOREST_ROWS: Final = 26
 """How many contrasts fit into one picture that fits on a printed page."""
 _LAW: Final = ("law-effect", "separation")
 _FAMILIES: Final = ("confirmatory", "exploratory", "null-player")
-
-
-# --- what stands on the page --------------------------------------------------------------------------------------
-
-
-class Verdict(NamedTuple):
-    """A question on the whole study, answered in a word and a sentence."""
-
-    question: str
-    tone: str
-    word: str
-    sentence: str
-
-
-class Claim(NamedTuple):
-    """One estimate as a row of a table."""
-
-    contrast: str
-    family: str
-    estimand: str
-    observable: str
-    branch: int
-    horizon: int
-    primary: bool
-    """Whether it is at the place and of the estimand that the plan declares, so that it is adjusted with its family."""
-    effect: Bar
-    floor: float
-    seeds: int
-    streams: int | None
-    p: float
-    smallest_p: float
-    adjusted_p: float
-    adjustment: str
-    margin: float
-    equivalence_p: float
-    verdict: str
-    tone: str
-    method: str
-    coverage: float
-    skewness: float
-    warnings: tuple[str, ...]
-
-    @property
-    def in_floors(self) -> float:
-        """Return the effect in units of the fork floor: E / F is in them by itself, a distance is divided by F."""
-        if self.estimand == "law-effect":
-            return self.effect.value
-        return self.effect.value / self.floor if self.estimand == "pathwise" and self.floor > 0 else math.nan
-
-
-class SeedPlot(NamedTuple):
-    """The seeds of one claim."""
-
-    claim: Claim
-    pairs: tuple[SeedPair, ...]
-    floor: Bar | None
-    before: str
-    after: str
-    quantity: str
-    dropped: tuple[tuple[str, str], ...]
-
-
-class CurvePlot(NamedTuple):
-    """One contrast over the horizons."""
-
-    contrast: str
-    observable: str
-    branch: int
-    curve: HorizonCurve
-
-
-class Forest(NamedTuple):
-    """Several contrasts below one another."""
-
-    title: str
-    axis: str
-    margin: float
-    rows: tuple[ForestRow, ...]
-
-
-class Memory(NamedTuple):
-    """Memory times of the contrasts at one branch; `areas` go with the rows."""
-
-    branch: int
-    observable: str
-    rows: tuple[TimeRow, ...]
-    areas: tuple[Bar, ...]
-    warnings: tuple[tuple[str, ...], ...]
-
-
-class FlowTable(NamedTuple):
-    """Back-flow in one observable: the settings, and for each what carries a claim."""
-
-    observable: str
-    rows: tuple[Flow, ...]
-    contrasts: tuple[tuple[tuple[str, Bar, float], ...], ...]
-    """For each setting its contrasts: name, value, p."""
-    diagnostics: tuple[tuple[tuple[str, float], ...], ...]
-
-
-class AttributionPlot(NamedTuple):
-    """A factorial at one horizon."""
-
-    control: str
-    observable: str
-    branch: int
-    horizon: int
-    total: Bar
-    rows: tuple[Attributed, ...]
-    shares: tuple[float, ...]
-    seeds: int
-
-
-class Certified(NamedTuple):
-    """The pairs of one contrast: how many of each label, and what broke first."""
-
-    contrast: str
-    paired: int
-    no_op: int
-    unpaired: int
-    broken: tuple[str, ...]
-
-
-class StripPlot(NamedTuple):
-    """A pair of a contrast."""
-
-    contrast: str
-    strip: Strip
-
-
-class ArmProblem(NamedTuple):
-    """An arm that is not in the numbers."""
-
-    arm: str
-    outcome: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything that the report shows. A tuple that was cut short says how much is missing in the member after it."""
-
-    name: str
-    question: str
-    plan: str
-    log: str
-    facts: tuple[tuple[str, str], ...]
-    verdicts: tuple[Verdict, ...]
-    doubts: tuple[str, ...]
-    headline: str
-    headline_verdict: str
-    headline_tone: str
-    primary: str
-    quotable: tuple[str, ...]
-    margin: float
-    alpha: float
-    claims: tuple[Claim, ...]
-    claims_left: int
-    signed: tuple[Claim, ...]
-    others: tuple[Claim, ...]
-    others_left: int
-    seeds: tuple[SeedPlot, ...]
-    curves: tuple[CurvePlot, ...]
-    curves_left: int
-    memory: tuple[Memory, ...]
-    forests: tuple[Forest, ...]
-    flows: tuple[FlowTable, ...]
-    attributions: tuple[AttributionPlot, ...]
-    attributions_left: int
-    certificates: tuple[Certified, ...]
-    strips: tuple[StripPlot, ...]
-    interventions: tuple[tuple[str, str], ...]
-    contrasts: tuple[tuple[str, str, str, str], ...]
-    arm_problems: tuple[ArmProblem, ...]
-    arm_problems_left: int
-    not_shown: tuple[str, ...]
-    methods: tuple[tuple[str, str], ...]
-    definitions: tuple[tuple[str, str], ...]
-
-
-# --- the documents, indexed ----------------------------------------------------------------------------------------
-
-
-Place = tuple[str, int, int]
-"""Observable, branch step, horizon."""
-
-
-class Study:
-    """Plan and estimates with what the page and the limits look up in them."""
-
-    def __init__(self, plan: Plan, estimates: Estimates) -> None:
-        self.plan = plan
-        self.document = estimates
-        self.contrasts: dict[str, Contrast] = {item.name: item for item in plan.contrasts}
-        primary = plan.primary
-        self.place: Place = (primary.observable, primary.branch_step, primary.horizon)
-        self.margin = value_of(plan.analysis.equivalence_margin)
-        self.alpha = value_of(plan.analysis.alpha)
-
-    @cached_property
-    def index(self) -> dict[tuple[str, str, Place], Estimate]:
-        """The estimates by contrast, estimand and place; the first of several."""
-        found: dict[tuple[str, str, Place], Estimate] = {}
-        for item in self.document.estimates:
-            place = (item.observable, item.branch_step, item.horizon)
-            found.setdefault((item.contrast, item.estimand, place), item)
-        return found
-
-    @cached_property
-    def tables(self) -> dict[tuple[str, Place], SeedTable]:
-        """The tables per seed by contrast and place."""
-        tables = self.document.per_seed or ()
-        return {(item.contrast, (item.observable, item.branch_step, item.horizon)): item for item in tables}
-
-    @cached_property
-    def pairs(self) -> dict[str, list[Pair]]:
-        """The pairs of each contrast."""
-        names = {arm.id: arm.intervention for arm in self.document.arms}
-        by_names: dict[tuple[str | None, str | None], list[Pair]] = {}
-        for pair in self.document.pairs:
-            by_names.setdefault((names.get(pair.treated), names.get(pair.control)), []).append(pair)
-        return {item.name: by_names.get((item.treated, item.control), []) for item in self.plan.contrasts}
-
-    @property
-    def primary(self) -> Estimate | None:
-        """The estimate that the plan declares to decide."""
-        return self.index.get((self.plan.primary.contrast, self.plan.primary.estimand, self.place))
-
-    def family(self, contrast: str) -> str:
-        """Return the family of a contrast; that of a name that the plan lacks is exploratory."""
-        known = self.contrasts.get(contrast)
-        return "exploratory" if known is None else known.family
-
-    def unpaired(self, contrast: str) -> str:
-        """Return how many of a contrast's pairs have a certificate that fails: `3 of 16 pairs`."""
-        pairs = self.pairs.get(contrast, [])
-        return f"{sum(pair.label == 'unpaired' for pair in pairs)} of {len(pairs)} pairs"
-
-    def at_primary(self, family: str | None = None) -> list[Estimate]:
-        """Return the estimates of all contrasts (of a family) at the primary estimand and place."""
-        keys = ((name, self.plan.primary.estimand, self.place) for name in self.contrasts)
-        found = [self.index[key] for key in keys if key in self.index]
-        return [item for item in found if family is None or self.family(item.contrast) == family]
-
-
-def verdict_of(found: Estimate) -> str:
-    """Return the verdict in words: pairs that are equal bit for bit are more than equivalent."""
-    return "bitwise equal" if found.bitwise_equal and found.verdict == "equivalent" else found.verdict
-
-
-def bar_of(found: Estimate | Measured | None) -> Bar:
-    """Return a value with its interval."""
-    if found is None:
-        return Bar(math.nan)
-    interval = found.interval
-    if interval is None:
-        return Bar(value_of(found.value))
-    return Bar(value_of(found.value), value_of(interval.low), value_of(interval.high))
-
-
-def claim_of(study: Study, found: Estimate) -> Claim:
-    """Return an estimate as a row."""
-    test, interval = found.test, found.interval or _NO_INTERVAL
-    verdict = verdict_of(found)
-    place = (found.observable, found.branch_step, found.horizon)
-    return Claim(
-        contrast=found.contrast,
-        family=study.family(found.contrast),
-        estimand=found.estimand,
-        observable=found.observable,
-        branch=found.branch_step,
-        horizon=found.horizon,
-        primary=found.estimand == study.plan.primary.estimand and place == study.place,
-        effect=bar_of(found),
-        floor=value_of(found.floor),
-        seeds=found.units,
-        streams=found.streams,
-        p=value_of(test.p if test else None),
-        smallest_p=value_of(test.smallest_p if test else None),
-        adjusted_p=value_of(test.adjusted_p if test else None),
-        adjustment=(test.adjustment or "") if test else "",
-        margin=value_of(found.equivalence.margin if found.equivalence else None),
-        equivalence_p=value_of(found.equivalence.p if found.equivalence else None),
-        verdict=verdict,
-        tone=words.VERDICT_TONES[verdict],
-        method=found.interval.method if found.interval else "",
-        coverage=value_of(interval.coverage),
-        skewness=value_of(interval.skewness),
-        warnings=found.warnings or (),
-    )
-
-
-_NO_INTERVAL: Final = Interval(low="nan", high="nan", level="nan", method="t")
 
 
 # --- the whole page -----------------------------------------------------------------------------------------------
@@ -368,7 +88,7 @@ def page_of(plan: Plan, checked: CheckedEstimates, not_shown: Iterable[str] = ()
     problems = [ArmProblem(arm.id, arm.outcome, arm.reason or "") for arm in study.document.arms if arm.reason]
     contrast = plan.primary.contrast
     found = study.primary
-    verdict = "not estimated" if found is None or not found.units else verdict_of(found)
+    verdict = "not estimated" if found is None else verdict_of(found)
     return Page(
         name=plan.name,
         question=plan.question or "",
@@ -712,7 +432,9 @@ def _forests(study: Study) -> Iterator[Forest]:
     where = f"branch at step {branch}, horizon {horizon}"
     if rows:
         title = f"All contrasts: {words.ESTIMANDS[estimand]} in {study.place[0]}, {where}"
-        yield Forest(title, f"{words.ESTIMANDS[estimand]}; shaded: ±{number(study.margin)}", study.margin, tuple(rows))
+        judged = any(item.equivalence is not None for item in study.at_primary())
+        axis = words.ESTIMANDS[estimand] + (f"; shaded: ±{number(study.margin)}" if judged else "")
+        yield Forest(title, axis, study.margin if judged else math.nan, tuple(rows))
     by_observable: dict[str, list[Estimate]] = {}
     for item in _signed(study):
         by_observable.setdefault(item.observable, []).append(item)
@@ -777,9 +499,8 @@ def _mean(values: Sequence[float]) -> float:
 def _attributions(study: Study) -> Iterator[AttributionPlot]:
     """Yield the factorials, those at the primary branch and horizon first."""
     _, branch, horizon = study.place
-    items = sorted(
-        study.document.attributions or (), key=lambda item: (item.branch_step != branch, item.horizon != horizon)
-    )
+    known = [item for item in study.document.attributions or () if item.total.units]
+    items = sorted(known, key=lambda item: (item.branch_step != branch, item.horizon != horizon))
     for item in items:
         nulls = set(item.null_players or ())
         effects = [found for kind in ("shapley", "main", "interaction") for found in item.effects if found.kind == kind]

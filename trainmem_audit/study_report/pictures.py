@@ -71,6 +71,7 @@ VERDICTS: Final[dict[str, Style]] = {
     "undecided": Style("square", "open c4"),
     "unpaired": Style("cross", "stroke c2"),
     "descriptive": Style("circle", "dot c0"),
+    "not estimated": Style("circle", "dot c0"),
 }
 
 
@@ -179,7 +180,7 @@ def forest_picture(
     groups = list(dict.fromkeys(row.group for row in rows))
     height = 12 + _ROW * len(rows) + 24 * len(groups) + _AXIS
     canvas = Canvas(WIDTH, height)
-    left = _label_width(row.label for row in rows)
+    left = _label_width([*(row.label for row in rows), *(f"{group}  " for group in groups)])
     numbers = min(_NUMBERS, max(text_width(row.bar.short) for row in rows)) + 14
     words = max(text_width(row.verdict) for row in rows)
     scale = linear_scale(values, left, WIDTH - numbers - words - 16)

@@ -19,8 +19,10 @@ from trainmem_audit.report import html_environment, markdown_environment
 from trainmem_audit.rundir import write_atomic
 from trainmem_audit.study.estimating import CheckedEstimates
 from trainmem_audit.study_report import pictures
+from trainmem_audit.study_report.index import Study
 from trainmem_audit.study_report.limits import PROMISES, not_shown
-from trainmem_audit.study_report.page import FOREST_ROWS, Forest, Page, SeedPlot, Study, page_of
+from trainmem_audit.study_report.page import FOREST_ROWS, page_of
+from trainmem_audit.study_report.views import Forest, Page, SeedPlot
 from trainmem_audit.study_report.words import ESTIMANDS, p_text
 from trainmem_audit.text import json_text
 
