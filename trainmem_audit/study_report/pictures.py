@@ -53,6 +53,8 @@ _ROW: Final = 26
 _TALL_ROW: Final = 34
 _LABELS: Final = 210
 _NUMBERS: Final = 224
+_FAR: Final = 6
+"""An end of an interval that is so many times as far out as all values is shown as an arrow."""
 _AXIS: Final = 44
 """Height of ticks, their labels and the title below an axis."""
 
@@ -170,7 +172,7 @@ def forest_scale_values(rows: Sequence[ForestRow], margin: float) -> list[float]
     low, high = min(core), max(core)
     span = high / 2 - low / 2
     ends = finite(end for row in rows for end in (*row.bar[1:], *row.seeds))
-    return [*core, *(end for end in ends if low - 3 * span <= end <= high + 3 * span)]
+    return [*core, *(end for end in ends if low - _FAR * span <= end <= high + _FAR * span)]
 
 
 def forest_picture(
@@ -405,7 +407,7 @@ def _law_panel(canvas: Canvas, across: Scale, curve: HorizonCurve, margin: float
     known = [(h, bar) for h, bar in zip(curve.horizons, curve.law, strict=True) if math.isfinite(bar.value)]
     values = [bar.value for _, bar in known]
     span = max([abs(value) for value in values], default=1.0)
-    ends = [end for _, bar in known for end in finite(bar[1:]) if abs(end) <= 3 * span]
+    ends = [end for _, bar in known for end in finite(bar[1:]) if abs(end) <= _FAR * span]
     zone = (-margin, margin) if math.isfinite(margin) else ()
     up = linear_scale([*values, *ends, *zone], bottom, top, include=(0.0,))
     canvas.text(left - 60, top - 12, "law effect E / F", "label")
@@ -546,7 +548,7 @@ def flow_picture(name: str, title: str, rows: Sequence[Flow], unit: str) -> str:
 def _near(bars: Sequence[Bar]) -> list[float]:
     """Return the ends of intervals that are not far beyond all values."""
     largest = max((abs(value) for value in finite(bar.value for bar in bars)), default=0.0)
-    return [end for bar in bars for end in finite(bar[1:]) if abs(end) <= 3 * largest]
+    return [end for bar in bars for end in finite(bar[1:]) if abs(end) <= _FAR * largest]
 
 
 # --- alignment ---------------------------------------------------------------------------------------------------
@@ -602,12 +604,8 @@ def strip_picture(name: str, title: str, strip: Strip) -> str:
                 canvas.rect(scale.at(first), y + 5, max(scale.at(to), scale.at(first) + 2), y + 17, "window")
     at = scale.at(strip.branch)
     canvas.line(at, 24, at, bottom, "branch")
-    side = "end" if at > (left + WIDTH) / 2 else "start"
-    shift = -6 if side == "end" else 6
+    side, shift, room = ("end", -6, at - 6) if at > WIDTH / 2 else ("start", 6, WIDTH - at - 6)
     text = f"branch at step {strip.branch}: {strip.named}"
-    room = at - left if side == "end" else WIDTH - at - 10
-    if room < 160:
-        side, shift, at, room = "start", 0, left, WIDTH - left
     canvas.text(at + shift, 18, fitted(text, room), "label", side, text)
     _axis(canvas, scale, bottom, "step", (tick for tick in scale.ticks(8) if tick.value == int(tick.value)))
     _strip_legend(canvas, rows, left, bottom + 62, bool(strip.windows))
