@@ -57,6 +57,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "doctor",
         "twice",
         "study",
+        "figures",
+        "study_report",
         "schema_page",
     ),
     ("cli", "__main__"),

@@ -24,9 +24,9 @@ from trainmem_audit.report import (
     RunSeries,
     SeriesCollector,
     _chart,
-    _markdown_environment,
     _nice_ticks,
     command_line,
+    markdown_environment,
     render_html,
     render_markdown,
     write_report,
@@ -271,7 +271,7 @@ def test_hostile_tables_keep_their_columns() -> None:
 def test_any_text_shows_as_itself_in_markdown(text: str) -> None:
     from trainmem_audit.text import safe_text
 
-    environment = _markdown_environment()
+    environment = markdown_environment()
     for template in ("- Name: {{ text }} end", "- Name: {{ text | code }} end", "| h |\n|---|\n| a {{ text }} end |"):
         page = markdown_page(environment.from_string(template).render(text=text))
         assert set(page.tags) <= {"ul", "li", "p", "code", "table", "thead", "tbody", "tr", "th", "td"}

@@ -25,8 +25,8 @@ The architecture, from the ground up; a module imports only from lower layers (`
 - L5 `verify` (numbered steps), `parentage` (a resumed run beside its parent), `compliance` (the checklist on a run),
   `studycheck` (on a study), `explain` (what its ids mean), `handbook` (their pages), `screen` and `show` (text for a
   terminal), `formats` (what machines read), `report` (HTML and Markdown), `twice` (runs a script twice and finds out
-  why the runs differ), `study` (many runs, planned beforehand), `doctor` (what a machine can do), `schema_page` (the
-  schemas as a page)
+  why the runs differ), `study` (many runs, planned beforehand), `study_report` (what a study found, as a page; its
+  pictures are made of `figures`), `doctor` (what a machine can do), `schema_page` (the schemas as a page)
 - L6 `cli` (parses, builds, prints, gives the exit code), `__main__`
 
 Data flows one way: ``train.py ──record──▶ run/ ──pack──▶ run.zip ──verify──▶ verdicts ──report──▶ html · md``.

@@ -50,7 +50,9 @@ __all__ = [
     "RunSeries",
     "SeriesCollector",
     "command_line",
+    "html_environment",
     "lifetime_text",
+    "markdown_environment",
     "package_order",
     "render_html",
     "render_markdown",
@@ -753,7 +755,8 @@ def _environment(finalize: Callable[[Any], Any]) -> Environment:
 
 
 @cache
-def _html_environment() -> Environment:
+def html_environment() -> Environment:
+    """Return the environment of HTML templates: every expression is made safe and escaped."""
     from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
@@ -772,7 +775,8 @@ def _html_environment() -> Environment:
 
 
 @cache
-def _markdown_environment() -> Environment:
+def markdown_environment() -> Environment:
+    """Return the environment of Markdown templates: every expression shows as it is, and means nothing."""
     from markupsafe import Markup
 
     def finalize(value: Any) -> Any:
@@ -813,7 +817,7 @@ def render_html(
     statement: Statement, verification: Verification, series: RunSeries, compliance: Compliance | None = None
 ) -> str:
     """Return the report as one HTML page: no script, no network, light and dark, fit to print."""
-    template = _html_environment().get_template("report.html.j2")
+    template = html_environment().get_template("report.html.j2")
     return template.render(_context(statement, verification, series, compliance))
 
 
@@ -821,7 +825,7 @@ def render_markdown(
     statement: Statement, verification: Verification, series: RunSeries, compliance: Compliance | None = None
 ) -> str:
     """Return the report as Markdown with GitHub's tables; digests stand in full."""
-    template = _markdown_environment().get_template("report.md.j2")
+    template = markdown_environment().get_template("report.md.j2")
     return template.render(_context(statement, verification, series, compliance))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trainmem_audit.cli import study_report
 from trainmem_audit.cli.common import KeyOption, PassphraseFileOption, ended_like_interrupted, say, signer_for
 from trainmem_audit.errors import UsageError
 from trainmem_audit.text import duration_text, safe_text
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
     study.command("probe", short_help="Write the probe of a program to the file that a study names.")(_probe)
     study.command("run", short_help="Run what is missing of a study.")(_run)
     study.command("estimate", short_help="Compute what a study found, from its records alone.")(_estimate)
+    study_report.register(study)
     app.add_typer(study, name="study", short_help="Measure what memory does, by runs that are planned beforehand.")
 
 
