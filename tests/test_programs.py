@@ -277,6 +277,7 @@ def test_a_prefix_that_comes_out_differently_is_refused(tmp_path: Path) -> None:
         "reset:model.batchnorm",
         "reset:teacher",
         "flush:bank.queue",
+        "freeze:teacher.params",
     ],
 )
 def test_interventions_on_programs(tmp_path: Path, text: str) -> None:

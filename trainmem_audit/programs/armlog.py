@@ -22,7 +22,7 @@ from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Input, SourceFile
 from trainmem_audit.errors import RecordingError
-from trainmem_audit.intervening import Surroundings, apply
+from trainmem_audit.intervening import Surroundings
 from trainmem_audit.keys import Signer
 from trainmem_audit.observations import observation_name
 from trainmem_audit.programs.live import Live
@@ -213,34 +213,7 @@ class ArmLog:
         UsageError
             If it cannot be done.
         """
-        self.intervene_all((intervention,), around)
-
-    def intervene_all(self, interventions: Sequence[Intervention], around: Surroundings) -> None:
-        """Do interventions one after the other, and write down what each did.
-
-        Raises
-        ------
-        UsageError
-            If one cannot be done.
-        """
-        live, session = self._live, self.session
-        before, streams = session._collect()[0], live.streams.digests()
-        for intervention in interventions:
-            applied = apply(intervention, live.memory, live.streams, around)
-            after, _, values = session._collect()
-            rng = live.streams.digests()
-            changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-            line = {
-                "t": "intervention",
-                "i": session.steps,
-                "intervention": intervention.to_json(),
-                "state": {"before": before, "after": after},
-                "rng": {"before": streams, "after": rng},
-                "changed": changed,
-            }
-            more = {"order": applied.order, "facts": dict(applied.facts), "note": applied.note, "values": values}
-            self._writer.put({**line, **{name: item for name, item in more.items() if item}})
-            before, streams = after, rng
+        self.session.intervene(intervention, around)
 
     def observe(self, heads: Mapping[str, torch.Tensor] | None = None) -> None:
         """Keep the predictions on the probe; or `heads`, where they were taken before."""

@@ -347,7 +347,8 @@ class _Cell:
         features: dict[str, Tensor] = {}
         for item in placed:
             name = item.stretch.name
-            log.intervene_all(acting(self._cell, self._block.seed, item), self._surroundings())
+            for act in acting(self._cell, self._block.seed, item):
+                log.intervene(act, self._surroundings())
             cosine = self._steps(item, live, log, wanted)
             if cosine is not None:
                 heads[f"cosine.{name}"] = cosine
@@ -379,8 +380,8 @@ class _Cell:
         def at(step: int, component: str) -> Mapping[str, Saved]:
             return held_by(self._states[step], component)
 
-        def moment(moment: Moment, component: str) -> Mapping[str, Saved]:
-            return at(moment.step, component)
+        def moment(moment: Moment, component: str) -> tuple[str | None, Mapping[str, Saved]]:
+            return None, at(moment.step, component)
 
         def other(name: str, component: str) -> Mapping[str, Saved]:
             return at(int(name.removeprefix("step-")), component)
