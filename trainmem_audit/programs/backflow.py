@@ -142,7 +142,6 @@ def run_back_flow(block: BackFlowBlock, signer: Signer) -> Iterator[Ended]:
     UsageError
         If there is no such factory, or it returns no `Subject`.
     """
-    torch.set_num_threads(block.threads)
     plan = block.plan
     arguments = [text.replace("{seed}", block.seed) for text in plan.arguments]
     held: list[Subject] = []
@@ -154,7 +153,10 @@ def run_back_flow(block: BackFlowBlock, signer: Signer) -> Iterator[Ended]:
         held.append(made)
         return made.program
 
-    with started(plan.entry, arguments, block.seed, block.directory, block.cwd, program_of) as (live, setting):
+    with started(plan.entry, arguments, block.seed, block.directory, block.cwd, program_of, block.threads) as (
+        live,
+        setting,
+    ):
         began = time.perf_counter()
         base = _base(block, live, setting, signer)
         live.close()

@@ -132,9 +132,11 @@ def run_block(block: Block, signer: Signer) -> Iterator[Ended]:
     UsageError
         If there is no such program, or its `step` is none.
     """
-    torch.set_num_threads(block.threads)
     arguments = [text.replace("{seed}", block.seed) for text in block.arguments]
-    with started(block.entry, arguments, block.seed, block.directory, block.cwd) as (live, setting):
+    with started(block.entry, arguments, block.seed, block.directory, block.cwd, threads=block.threads) as (
+        live,
+        setting,
+    ):
         found = sha256_hex(probe_bytes(live.program.probe)) if block.probe else ""
         if found != block.probe:
             remedy = "`study probe` writes it anew, for a new study"
@@ -180,8 +182,30 @@ def started(
     directory: Path,
     cwd: Path,
     program_of: Callable[[Any], Program] = lambda made: made,
+    threads: int | None = None,
 ) -> Iterator[tuple[Live, Setting]]:
-    """Give a program that is ready for its first step; `program_of` finds it in what the factory returns."""
+    """Give a program that is ready for its first step; `program_of` finds it in what the factory returns.
+
+    The number of threads is `threads` meanwhile, if that is said.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        with _ready(entry, arguments, seed, directory, cwd, program_of) as found:
+            yield found
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _ready(
+    entry: str,
+    arguments: Sequence[str],
+    seed: str,
+    directory: Path,
+    cwd: Path,
+    program_of: Callable[[Any], Program],
+) -> Iterator[tuple[Live, Setting]]:
     factory, file = find_factory(entry, cwd)
     start_streams(seed)  # after the import, which may draw, and happens once in a process
     command = {
