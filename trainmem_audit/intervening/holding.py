@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from trainmem_audit.errors import UsageError
 from trainmem_audit.intervening.targets import Absent, Memory, Target, find, put
 from trainmem_audit.sources.base import Saved
 
@@ -40,7 +41,10 @@ class Hold:
         """Write the state back where it is another one now; a component that is gone for the moment is left alone."""
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for name, saved in self.kept:
-                found = find(self.memory, name)
+                try:
+                    found = find(self.memory, name)
+                except UsageError:  # the script has dropped it
+                    continue
                 for target in [] if isinstance(found, Absent) else found:
                     _write_back(target, saved)
 
