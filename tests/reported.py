@@ -23,6 +23,8 @@ from trainmem_audit.documents.estimates import (
     Attribution,
     BoundStudyLog,
     Curve,
+    DroppedSeed,
+    Equivalence,
     Estimate,
     Estimates,
     MemoryTime,
@@ -142,8 +144,11 @@ def _flows() -> tuple[Any, ...]:
         rows = np.array([0.02, 0.02 + expansion, 0.02 + expansion / 2, 0.02 + expansion / 3, twin]) + noise
         return [BackFlow(*map(float, row)) for row in np.abs(rows)]
 
+    standard = back_flow_estimate("standard", "tv", seeds(0.012, 0.004), rng, diagnostics={"cosine": [0.1] * 8})
+    equivalence = Equivalence(margin=float_text(1e-3), p=float_text(0.9))
+    dropped = (DroppedSeed(seed="3", reason="failed"),)
     return (
-        back_flow_estimate("standard", "tv", seeds(0.012, 0.004), rng, diagnostics={"cosine": [0.1] * 8}),
+        standard.model_copy(update={"equivalence": equivalence, "dropped": dropped}),
         back_flow_estimate("resonant-strong", "tv", seeds(0.021, 0.03), rng),
         back_flow_estimate("orthogonal", "tv", seeds(0.016, -0.006), rng),
         back_flow_estimate("negative", "tv", [BackFlow(0, 0, 0, 0, 0)] * 8, rng, bitwise_equal=True),

@@ -300,6 +300,9 @@ def test_back_flow_and_attribution() -> None:
     assert [row.label for row in flow.rows] == ["standard", "resonant-strong", "orthogonal", "negative"]
     assert flow.rows[3].bitwise_equal and flow.rows[3].first.value == 0
     assert flow.contrasts[0][0][0] == "twin witness W"
+    assert flow.notes[0][0].startswith("Δ within ±0.001: TOST p = ")
+    for shown in both(reported.everything()):
+        assert "seed 3 is left out: failed" in shown.text
     assert page.attributions[0].horizon == 3
     for item in page.attributions:
         null = [row for row in item.rows if row.null]

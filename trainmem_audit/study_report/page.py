@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from trainmem_audit.documents.estimates import Curve, Estimate, Pair, SeedTable
+from trainmem_audit.documents.estimates import BackFlow, Curve, Estimate, Pair, SeedTable
 from trainmem_audit.documents.interventions import ORDER_PRIMITIVES
 from trainmem_audit.documents.plan import Contrast, Plan
 from trainmem_audit.figures import number
@@ -488,7 +488,16 @@ def _flows(study: Study) -> Iterator[FlowTable]:
                 tuple((name, _mean(_floats(texts))) for name, texts in sorted((item.diagnostics or {}).items()))
                 for item in own
             ),
+            notes=tuple(tuple(_flow_notes(item)) for item in own),
         )
+
+
+def _flow_notes(item: BackFlow) -> Iterator[str]:
+    if item.equivalence is not None:
+        margin, p = value_of(item.equivalence.margin), value_of(item.equivalence.p)
+        yield f"Δ within ±{number(margin)}: TOST p = {words.p_text(p)}"
+    for left_out in (item.dropped or ())[:8]:
+        yield f"seed {left_out.seed} is left out: {left_out.reason}"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -129,6 +129,8 @@ class FlowTable(NamedTuple):
     contrasts: tuple[tuple[tuple[str, Bar, float], ...], ...]
     """For each setting its contrasts: name, value, p."""
     diagnostics: tuple[tuple[tuple[str, float], ...], ...]
+    notes: tuple[tuple[str, ...], ...]
+    """For each setting: equivalence where it was tested, and the seeds that are left out."""
 
 
 class AttributionPlot(NamedTuple):
