@@ -81,6 +81,7 @@ def reported(
     members: dict[str, Any] | None = None,
     doubts: list[str] | None = None,
     differing: list[str] | None = None,
+    repeated: int = 0,
 ) -> Reported:
     """Return a study of these results: all its arms and pairs, but for those with problems."""
     model: Plan = Plan.parse(canonical_bytes(plan), "plan.json")
@@ -101,7 +102,7 @@ def reported(
         schema_version=SCHEMA_VERSION,
         producer=Producer(name="trainmem-audit", version="0.1.0"),
         plan=model.digest,
-        study_log=BoundStudyLog(chain_head=sha256_hex(b"log"), started=len(arms), reported=len(completed)),
+        study_log=BoundStudyLog(chain_head=sha256_hex(b"log"), started=len(arms) + repeated, reported=len(completed)),
         arms=tuple(arms),
         pairs=tuple(pairs),
         **{**results.members(), **(members or {})},
@@ -190,6 +191,7 @@ def troubled() -> Reported:
         problems=problems,
         failing=failing,
         signature="invalid",
+        repeated=2,
         doubts=["arms/carry.s0.b40.r0: steps.jsonl is not the file that was signed"],
         differing=["estimates[3].value"],
     )

@@ -89,10 +89,9 @@ def _arms(study: Study) -> Iterator[str]:
         if count:
             yield f"{_count(count, 'arm')} {outcome}; the table below gives the reasons."
     log = study.document.study_log
-    known = sum(arm.outcome != "completed" for arm in study.document.arms)
-    silent = log.started - log.reported - known
-    if silent > 0:
-        yield f"{_count(silent, 'arm')} of those that were started appear nowhere in the estimates."
+    repeated = log.started - len(study.document.arms)
+    if repeated > 0:
+        yield f"{_count(repeated, 'attempt')} at arms came to nothing and had to be made again; the study log says why."
 
 
 def _few(study: Study) -> Iterator[str]:

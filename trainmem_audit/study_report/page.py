@@ -241,13 +241,14 @@ def _numbers_verdict(checked: CheckedEstimates) -> Verdict:
 
 def _arms_verdict(study: Study) -> Verdict:
     outcomes = Counter(arm.outcome for arm in study.document.arms)
-    log = study.document.study_log
+    log, arms = study.document.study_log, len(study.document.arms)
     text = (
-        f"{log.started} started, {log.reported} reported, {outcomes['failed']} failed, {outcomes['excluded']} excluded."
+        f"{log.started} attempts started at {arms} arms: {log.reported} reported, {outcomes['failed']} failed, "
+        f"{outcomes['excluded']} excluded."
     )
-    whole = log.reported == log.started
-    missing = "All of them are in the numbers." if whole else f"Not in the numbers: {log.started - log.reported}."
-    return Verdict("Arms", "ok" if whole else "warn", f"{log.reported} of {log.started}", f"{text} {missing}")
+    whole = log.reported == arms
+    missing = "All arms are in the numbers." if whole else f"Not in the numbers: {arms - log.reported}."
+    return Verdict("Arms", "ok" if whole else "warn", f"{log.reported} of {arms}", f"{text} {missing}")
 
 
 def _pairs_verdict(study: Study) -> Verdict:
