@@ -100,7 +100,7 @@ def test_no_home_directory_is_in_what_is_shipped() -> None:
 
 
 def test_no_mail_address_is_in_the_tree() -> None:
-    pattern = re.compile(r"[A-Za-z0-9][\w.+-]*@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,})")
+    pattern = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,})")
     assert not [f"{place} {match[0]}" for place, match in hits(pattern) if not RESERVED.search(match[1].lower())]
 
 
