@@ -144,7 +144,7 @@ def test_the_average_that_moved_after_the_step_is_no_doing_of_the_intervention(r
 def test_what_is_frozen_is_the_same_at_every_later_step(text: str, run: Run, plain: Any) -> None:
     found = run(text)
     name = text.split(":")[1].split("@")[0]
-    digests = [step["state"][name] for step in found.steps]
+    digests = [step["state"].get(name) for step in found.steps]  # the average is known when it has changed
     assert len(set(digests[4:])) == 1
     assert len(set(digests[:5])) == 5
     assert (found.losses == plain[0]) == ("batchnorm" in text)  # in training mode its statistics are not used

@@ -15,6 +15,7 @@ import torch
 from trainmem_audit.errors import UsageError
 from trainmem_audit.intervening.targets import Absent, Memory, Target, find, put
 from trainmem_audit.sources.base import Saved
+from trainmem_audit.sources.restoring import write_tensor
 
 __all__ = ["Hold"]
 
@@ -43,7 +44,7 @@ class Hold:
             for name, saved in self.kept:
                 try:
                     found = find(self.memory, name)
-                except UsageError:  # the script has dropped it
+                except UsageError:  # the script's objects are gone
                     continue
                 for target in [] if isinstance(found, Absent) else found:
                     _write_back(target, saved)
@@ -57,7 +58,10 @@ def _write_back(target: Target, saved: Saved) -> None:
     now = dict(target.tensors())
     if now.keys() == saved.tensors.keys():
         changed = {name: value for name, value in saved.tensors.items() if not _is_same(now[name], value)}
-        if changed:
+        if changed and target.is_aliased:
+            for name, value in changed.items():
+                write_tensor(now[name].data, value)  # a backward pass may be under way: no version is counted up
+        elif changed:
             put(target, changed)
 
 

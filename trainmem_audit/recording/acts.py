@@ -95,13 +95,14 @@ class Acts:
         """Return the texts of what a run of so many steps did not come to."""
         return [text_of(said, step) for said, step in self._planned if step > steps or (step == steps == 0)]
 
-    def see(self, loader: Any, iterator: Any) -> None:
+    def see(self, loader: Any, iterator: Any) -> Any:
         """Take over the order of an iterator that a loader has just made, where an intervention acts on it."""
-        if self.orders is not None:
-            try:
-                self.orders.see(loader, iterator)
-            except TrainmemAuditError as error:
-                raise InterventionError(ORDER, error) from None
+        if self.orders is None:
+            return None
+        try:
+            return self.orders.see(loader, iterator)
+        except TrainmemAuditError as error:
+            raise InterventionError(ORDER, error) from None
 
     # What is kept --------------------------------------------------------------------------------------------------
 
@@ -126,11 +127,11 @@ class Acts:
                 error = UsageError(message, where="recalibrate", expected=f"at most {_MOST_BYTES} bytes")
                 raise InterventionError("recalibrate", error)
 
-    def surroundings(self, steps: int, said: Intervention, loader: Any) -> Surroundings:
-        """Return what an intervention after so many steps can use; `loader` is the one that training uses."""
+    def surroundings(self, steps: int, said: Intervention, plan: Any) -> Surroundings:
+        """Return what an intervention after so many steps can use; `plan` is that of the epoch of training (`see`)."""
         order: Any = None
         if self.orders is not None and (said.primitive in ORDER_PRIMITIVES or _forks_order(said)):
-            order = self.orders.begun_with(said) if steps == 0 else self.orders.training(loader)
+            order = self.orders.begun_with(said) if steps == 0 else self.orders.training(plan)
         return Surroundings(
             order=order,
             earlier=lambda name, back: self._kept_at(name, steps - back),

@@ -41,7 +41,8 @@ class EpochStart:
     """An iterator that a loader has just made, the random streams at that moment, and what decides its order.
 
     `name` and `number` are those of the loader and the epoch in the log, once it is there. `given` counts the batches
-    that were handed out, `ended` tells that there are no more.
+    that were handed out, `ended` tells that there are no more. `plan` is the order that interventions act on, or why
+    they cannot.
     """
 
     loader: weakref.ref[Any]
@@ -55,6 +56,7 @@ class EpochStart:
     logged: bool = False
     given: int = 0
     ended: bool = False
+    plan: Any = None
 
 
 @dataclass

@@ -20,6 +20,7 @@ from blake3 import blake3
 from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.errors import InterventionError, UsageError
 from trainmem_audit.programs.order import Order
+from trainmem_audit.recording.order import describe_loader
 
 __all__ = ["ScriptOrder", "ScriptOrders"]
 
@@ -33,13 +34,18 @@ class ScriptOrder(Order):
     def __init__(self, loader: Any) -> None:
         super().__init__()
         self._loader = weakref.ref(loader)
+        self._description = describe_loader(loader)
         self._single = False
         self._drawn: list[tuple[int, ...]] = []
         self.samples = _samples(loader)
 
     def is_of(self, loader: Any) -> bool:
-        """Tell whether it is the order of this loader."""
-        return self._loader() is loader
+        """Tell whether it is the order of this loader, or of one that is gone and was set up like it."""
+        live = self._loader()
+        if live is None and describe_loader(loader) == self._description:  # a script may make one for every epoch
+            self._loader = weakref.ref(loader)
+            return True
+        return live is loader
 
     def draw(self, epoch: int, forks: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Return the batches that the loader's own samplers have drawn for the epoch."""
@@ -83,19 +89,19 @@ class ScriptOrders:
     def __init__(self) -> None:
         self._orders: list[ScriptOrder] = []
         self._first: list[Intervention] = []
-        self._refused: dict[int, str] = {}
+        self._refused = ""
         self.begun: ScriptOrder | None = None
 
     def begin_with(self, interventions: Sequence[Intervention]) -> None:
         """Act on the first loader that draws an order, before its first batch is handed out."""
         self._first = list(interventions)
 
-    def see(self, loader: Any, iterator: Any) -> None:
-        """Take over an iterator that a loader has just made."""
+    def see(self, loader: Any, iterator: Any) -> ScriptOrder | str:
+        """Take over an iterator that a loader has just made; return its order, or why it cannot be acted on."""
         if why := _why_not(loader, iterator):
-            self._refused[id(loader)] = why
-            return
-        order = self.of(loader)
+            self._refused = self._refused or why
+            return why
+        order = next((order for order in self._orders if order.is_of(loader)), None)
         if order is None:
             order = ScriptOrder(loader)
             self._orders.append(order)
@@ -104,10 +110,7 @@ class ScriptOrders:
             self.begun = order
             for said in self._first:
                 change(order, said)
-
-    def of(self, loader: Any) -> ScriptOrder | None:
-        """Return the order of a loader, if it could be taken over."""
-        return next((order for order in self._orders if order.is_of(loader)), None)
+        return order
 
     def begun_with(self, said: Intervention) -> _Begun:
         """Return what tells of an intervention on the order that was made before the first step.
@@ -118,23 +121,23 @@ class ScriptOrders:
             If no loader drew an order before it.
         """
         if self.begun is None:
-            why = next(iter(self._refused.values()), "no data loader drew an order before the first step")
+            why = self._refused or "no data loader drew an order before the first step"
             raise UsageError("the order of this script cannot be acted on", where="order", got=why)
         return _Begun(self.begun)
 
-    def training(self, loader: Any) -> ScriptOrder:
-        """Return the order of the loader that training takes its batches from.
+    @staticmethod
+    def training(plan: ScriptOrder | str | None) -> ScriptOrder:
+        """Return the order of the epoch of training, of which `see` said `plan`.
 
         Raises
         ------
         UsageError
             If there is none, or it cannot be acted on.
         """
-        order = None if loader is None else self.of(loader)
-        if order is None:
-            why = self._refused.get(id(loader), "no batch of a data loader was trained on so far")
+        if not isinstance(plan, ScriptOrder):
+            why = plan or "no batch of a data loader was trained on so far"
             raise UsageError("the order of this script cannot be acted on", where="order", got=why)
-        return order
+        return plan
 
 
 class _Begun:

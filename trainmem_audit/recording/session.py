@@ -166,7 +166,7 @@ class Session:
         self.slots = None
         self.look("loader")
         if self._acts is not None:
-            self._acts.see(epoch.loader(), iterator)
+            epoch.plan = self._acts.see(epoch.loader(), iterator)
         if epoch.slots is not None:
             self._working.append(epoch)
             epoch.facts["workerSeed"] = str(iterator._base_seed)
@@ -433,8 +433,8 @@ class Session:
         acts.keep(self.steps, self._memory)
         for intervention in acts.due(self.steps):
             try:
-                loader = None if self._latest is None else self._latest.loader()
-                self.intervene(intervention, acts.surroundings(self.steps, intervention, loader))
+                plan = None if self._latest is None else self._latest.plan
+                self.intervene(intervention, acts.surroundings(self.steps, intervention, plan))
             except TrainmemAuditError as error:
                 self.not_recorded.add(f"{MISSED} {text_of(intervention, self.steps)}")
                 raise InterventionError(text_of(intervention, self.steps), error) from None
