@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.tools import examined
+from tests.tools import audit, examined
 from tests.trainings import bare, recorded, replayed_here
 from trainmem_audit import Recorder
+from trainmem_audit.contract import start_seed
 from trainmem_audit.errors import InterventionError, UsageError
 from trainmem_audit.keys import Signer
 from trainmem_audit.rundir import DirectoryReader
+from trainmem_audit.runs import read_statement
+from trainmem_audit.sources.twisters import python_stream
 
 Line = dict[str, Any]
 EPOCH = 8
@@ -384,3 +388,41 @@ def test_a_script_that_cannot_be_intervened_on_ends_with_exit_code_2(tmp_path: P
     statement = json.loads((tmp_path / "run" / "steps.jsonl").read_text().splitlines()[-1])
     assert (statement["t"], statement["outcome"], statement["exitCode"]) == ("end", "raised", 2)
     assert "an intervention that was not made: reset:queue@3" in statement["notRecorded"]
+
+
+UNSEEDED = """
+import random
+import torch
+torch.manual_seed(0)
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+for _ in range(6):
+    loss = (model(torch.ones(3, 2)) - random.random()).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_a_run_that_starts_as_another_did_makes_a_pair_with_it(tmp_path: Path) -> None:
+    """The script draws from a stream that it does not seed."""
+    (tmp_path / "train.py").write_text(UNSEEDED)
+    home = tmp_path / "home"
+    acted = ("--intervene", "reset:optimizer.momentum@3")
+    for name, options in (("a", ()), ("b", ("--streams-of", "a", *acted)), ("c", acted), ("d", ("--streams-of", "b"))):
+        done = audit("record", "-q", "-d", name, *options, "train.py", cwd=tmp_path, home=home)
+        assert done.returncode == 0, done.stderr
+    said = {
+        pair: audit("diff", *pair, "--paired", cwd=tmp_path, home=home).returncode
+        for pair in (("b", "a"), ("c", "a"), ("b", "d"))
+    }
+    assert said == {("b", "a"): 0, ("c", "a"): 1, ("b", "d"): 0}
+    for name in ("a", "b"):
+        with DirectoryReader(tmp_path / name) as reader:
+            contract = read_statement(reader).predicate.rng_contract
+        assert contract.root_entropy is not None
+        stated = contract.streams["python"]
+        random.seed(start_seed(contract.root_entropy, "python"))
+        assert python_stream().state == stated.state
+    done = audit("record", "--streams-of", "nothing", "train.py", cwd=tmp_path, home=home)
+    assert done.returncode == 2 and "nothing" in done.stderr

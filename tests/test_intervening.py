@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trainmem_audit.canonical import canonical_bytes
 from trainmem_audit.digests import tensor_digest
 from trainmem_audit.intervening import Applied, Surroundings, apply, held_by
-from trainmem_audit.interventions import may_change, parse
+from trainmem_audit.interventions import FORMS, may_change, parse
 from trainmem_audit.recording.memory import Memory
 from trainmem_audit.sources.base import Saved
 from trainmem_audit.sources.restoring import copy_state, restore_state
 from trainmem_audit.sources.streams import StreamSet
 from trainmem_audit.sources.tracked import TrackedSource
+
+ROOT = Path(__file__).resolve().parent.parent
 
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 SGD: Make = lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, dampening=0.5)  # noqa: E731
@@ -215,3 +218,9 @@ def test_the_same_intervention_on_the_same_state_does_the_same(text: str, shared
         if loop.replay:
             assert restore_state(loop.memory.sources(), state) == []
     assert found[0] == found[1]
+
+
+def test_the_page_has_every_form() -> None:
+    page = (ROOT / "docs" / "interventions.md").read_text("utf-8")
+    forms = [form.replace("|", "\\|") for form in FORMS.values()]
+    assert [form for form in forms if f"\n| `{form}` | " not in page] == []

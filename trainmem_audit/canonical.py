@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 CHAIN_CONTEXT: Final = "trainmem-audit 2026-11 step log chain v1"
+STUDY_CHAIN_CONTEXT: Final = "trainmem-audit 2026-11 study log chain v1"
 COMPONENT_CONTEXT: Final = "trainmem-audit 2026-11 component digest v1"
 VALUE_CONTEXT: Final = "trainmem-audit 2026-11 value digest v1"
 CONTENT_CONTEXT: Final = "trainmem-audit 2026-11 batch content digest v1"
@@ -199,9 +200,9 @@ def line_chain(line: bytes) -> bytes:
     return line[len(_CHAIN_PREFIX) : _CHAIN_END]
 
 
-def chain_digest(previous: bytes, body: bytes) -> bytes:
+def chain_digest(previous: bytes, body: bytes, context: str = CHAIN_CONTEXT) -> bytes:
     """Return the next link: BLAKE3 derive-key of `previous` (32 raw bytes, zeros at first) followed by the body."""
-    return blake3(previous + body, derive_key_context=CHAIN_CONTEXT).digest()
+    return blake3(previous + body, derive_key_context=context).digest()
 
 
 def component_digest(header: bytes, tensor_digests: Iterable[bytes]) -> bytes:

@@ -7,7 +7,7 @@ cannot disagree. Pure, and in memory that does not grow with the steps. Not here
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,9 @@ __all__ = [
     "as_stated",
     "contract_members",
     "derive",
+    "root_of",
     "start_seed",
+    "starts_from",
     "stream_digest",
 ]
 
@@ -37,6 +39,8 @@ _NEEDED = ("library", "algorithm", "device", "state", "gauss")
 """What a contract must say of a stream."""
 _OWN = ("rootEntropy", "derivation")
 _STARTED = ("numpy", "python", "torch.cpu")
+_UNSEEDED = "numpy.entropy"
+"""What generators of NumPy start from that are given no seed."""
 _GLOBAL_SEEDS = {
     "random.seed": ("python",),
     "numpy.random.seed": ("numpy",),
@@ -50,6 +54,17 @@ def start_seed(nonce: str, stream: str) -> int:
     """Return the 63-bit seed that a stream starts from when nothing else was said."""
     digest = blake3(f"{nonce} {stream}".encode(), derive_key_context=DERIVATION).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def starts_from(root: str) -> dict[str, str]:
+    """Return what a launched script is told to start its random streams from: all from `root`, not from its nonce."""
+    return dict.fromkeys((*_STARTED, _UNSEEDED), root)
+
+
+def root_of(starts: Mapping[str, str]) -> str | None:
+    """Return what all streams start from, if that is one text."""
+    roots = {starts.get(name) for name in (*_STARTED, _UNSEEDED)}
+    return roots.pop() if len(roots) == 1 else None
 
 
 def derive(function: str, root: str, path: Sequence[str]) -> str | None:
@@ -173,21 +188,22 @@ def contract_members(
     begin: Begin, streams: dict[str, Stream], seeds: list[Seed], canary: dict[str, str], moves: StreamCollector
 ) -> dict[str, Any]:
     """Return the members of `documents.contract.RngContract`."""
-    own = begin.command.kind != "library"  # a library does not set the streams of the program that it is in
+    own = begin.command.kind != "library"  # a library does not set the streams of the program that it is in;
+    # a program has its seed among its arguments, and its log begins when the factory has drawn
     recorded = {name: _stream(name, stream, seeds, moves, own) for name, stream in streams.items()}
     return {
         "contract_version": CONTRACT_VERSION,
-        **(_derivation(begin.nonce) if own else {}),
+        **(_derivation(begin.root_entropy or begin.nonce) if own and begin.command.kind != "program" else {}),
         "streams": recorded,
         "canary": canary,
         "declared": begin.declared_contract,
     }
 
 
-def _derivation(nonce: str) -> dict[str, Any]:
-    vectors = tuple({"path": (name,), "seed": str(start_seed(nonce, name))} for name in _STARTED)
+def _derivation(root: str) -> dict[str, Any]:
+    vectors = tuple({"path": (name,), "seed": str(start_seed(root, name))} for name in _STARTED)
     return {
-        "root_entropy": nonce,
+        "root_entropy": root,
         "derivation": {"function": DERIVATION, "path": ("stream",), "vectors": vectors},
     }
 

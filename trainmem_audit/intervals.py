@@ -327,18 +327,18 @@ def _signs(units: int, streams: int, free: int, rng: np.random.Generator, exact_
     by_stream = streams > 1
     if free <= math.log2(exact_up_to):
         numbers = np.arange(2**free)[:, None]
-        bits = (numbers >> np.arange(free)[None, :]) & 1
+        bits = ((numbers >> np.arange(free)[None, :]) & 1).astype(np.int8)
         exact = True
     else:
         # raw words, since NumPy promises only of those that they stay the same from release to release
         needed = (sampled + 1) * free
         words = np.asarray(rng.bit_generator.random_raw(-(-needed // 64)), "<u8")
         flat = np.unpackbits(words.view(np.uint8), bitorder="little")[:needed]
-        bits = flat.reshape(sampled + 1, free).astype(np.int64)
+        bits = flat.reshape(sampled + 1, free).astype(np.int8)  # a wider type would cost gigabytes
         bits[0] = 0
         exact = False
     signs = np.ones((len(bits), units, streams), np.int8)
-    moved = (1 - 2 * bits).astype(np.int8)
+    moved = 1 - 2 * bits
     if by_stream:
         signs[:, :, 1:] = moved.reshape(len(bits), units, streams - 1)
     elif free:

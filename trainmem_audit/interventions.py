@@ -18,6 +18,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from trainmem_audit.canonical import float_text, parse_float_text
+from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.interventions import (
     ORDER_PRIMITIVES,
     PARAMETERS,
@@ -33,6 +34,7 @@ __all__ = [
     "MISSED",
     "ORDER",
     "check_windows",
+    "fork_of",
     "may_change",
     "parse",
     "parse_at_step",
@@ -81,6 +83,17 @@ _MEMBERS: Final = (
     *("step_counter", "kept"),
 )
 """The members of an intervention in the order in which their texts stand."""
+
+
+def fork_of(seed: str, step: int, stream: int) -> tuple[Intervention, ...]:
+    """Return what redraws the random streams of a study's arm: nothing for its noise stream 0, which goes on.
+
+    It is the same for all arms of a seed, a branch step and a noise stream, programs and scripts alike: it follows from
+    these by a hash.
+    """
+    if stream == 0:
+        return ()
+    return (Intervention(primitive="fork", seed=str(start_seed(seed, f"noise stream {stream} after step {step}"))),)
 
 
 def parse(text: str) -> tuple[Intervention, int | None]:

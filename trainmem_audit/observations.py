@@ -6,7 +6,6 @@ that may be hostile: nothing is read that the length of the file does not bear o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["observation_bytes", "observation_name", "read_observation"]
 
 _NUMPY: Final = {"F64": "<f8", "F32": "<f4"}
-_FORMS: Final = {"float64": "F64", "float32": "F32"}
 MOST_HEADS: Final = 64
 
 
@@ -36,26 +34,16 @@ def observation_bytes(predictions: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     FormatError
         If there is none, or one has another dtype or no axis.
     """
-    import numpy as np
+    from trainmem_audit.arrays import array_bytes
 
-    members: dict[str, Any] = {}
-    parts: list[bytes] = []
-    offset = 0
     if not 0 < len(predictions) <= MOST_HEADS:
         expected = f"1 to {MOST_HEADS} heads"
         raise FormatError("no observation", where="predictions", expected=expected, got=str(len(predictions)))
-    for head, array in sorted(predictions.items()):
-        form = _FORMS.get(array.dtype.name)
-        if form is None or array.ndim == 0:
+    for head, array in predictions.items():
+        if array.dtype.name not in ("float32", "float64") or array.ndim == 0:
             got = f"{array.dtype}{list(array.shape)}"
             raise FormatError("not predictions", where=head[:80], expected="float32 or float64, (n, …)", got=got)
-        data = np.ascontiguousarray(array).astype(_NUMPY[form], copy=False).tobytes()
-        members[head] = {"dtype": form, "shape": array.shape, "data_offsets": [offset, offset + len(data)]}
-        parts.append(data)
-        offset += len(data)
-    header = json.dumps(members, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + b"".join(parts)
+    return array_bytes(predictions)
 
 
 def read_observation(open_file: Callable[[], BinaryIO], size: int, where: str) -> dict[str, np.ndarray[Any, Any]]:

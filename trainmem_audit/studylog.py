@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from blake3 import blake3
-
-from trainmem_audit.canonical import CHAIN_START, line_bytes, split_line
+from trainmem_audit.canonical import CHAIN_START, STUDY_CHAIN_CONTEXT, chain_digest, line_bytes, split_line
 from trainmem_audit.documents.studies import (
     StudyBegin,
     StudyEnd,
@@ -30,7 +28,6 @@ __all__ = ["MAX_STUDY_LINE", "STUDY_FILE", "ArmState", "StudyLogBuilder", "Study
 STUDY_FILE = "study.jsonl"
 MAX_STUDY_LINE = 2**16
 MOST_ARMS = 10**6
-_CONTEXT = "trainmem-audit 2026-11 study log chain v1"
 
 
 @dataclass
@@ -89,7 +86,7 @@ class _StudyLog:
         return self.summary
 
     def _link(self, body: bytes) -> bytes:
-        return blake3(self._head + body, derive_key_context=_CONTEXT).digest()
+        return chain_digest(self._head, body, STUDY_CHAIN_CONTEXT)
 
     def _take(self, line: bytes, head: bytes, parsed: StudyLine, where: str) -> None:
         self._place(parsed, where)

@@ -103,6 +103,12 @@ def _record(
             help="The record that the script goes on from by a checkpoint. Default: sought in the directories here.",
         ),
     ] = None,
+    streams_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--streams-of", metavar="RUN", help="Start the random streams as that run did, to make a pair with it."
+        ),
+    ] = None,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="At the end replay one segment, and sign whether that works.")
     ] = False,
@@ -158,6 +164,8 @@ def _record(
     }
     if intervene:
         order["command"] |= {"interventions": intervene}
+    if streams_of is not None:
+        _start_as(order, streams_of)
     directory.mkdir(parents=True, exist_ok=True)
     _become(order, arguments or [], signer.seed())
 
@@ -291,6 +299,24 @@ def _become(order: dict[str, Any], arguments: list[str], seed: bytes) -> None:
             with suppress(OSError):
                 stream.flush()
     os.execve(sys.executable, command, environment)
+
+
+def _start_as(order: dict[str, Any], run: Path) -> None:
+    """Let random streams and the hash seed be those that another run started with."""
+    from trainmem_audit.contract import starts_from
+    from trainmem_audit.rundir import open_run
+    from trainmem_audit.runs import read_statement
+
+    with open_run(run) as reader:
+        manifest = read_statement(reader).predicate
+    root, seed = manifest.rng_contract.root_entropy, manifest.command.hash_seed
+    if root is None or seed == "random":
+        raise UsageError(
+            "the run does not say what its random streams start from",
+            where=f"--streams-of {run}",
+            expected="the record of a script",
+        )
+    order |= {"starts": starts_from(root), "hashSeed": seed, "command": {**order["command"], "hashSeed": seed}}
 
 
 def _is_anonymous(run_dir: Path) -> bool:

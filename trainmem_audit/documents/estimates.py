@@ -15,6 +15,7 @@ from trainmem_audit.documents.common import Count, Digest, Document, Extensions,
 from trainmem_audit.documents.common import Sequence as Items
 from trainmem_audit.documents.manifest import DerivedFrom
 from trainmem_audit.documents.pairing import Clause, Label
+from trainmem_audit.documents.plan import Estimand
 from trainmem_audit.documents.steplog import Producer
 
 __all__ = [
@@ -38,22 +39,6 @@ __all__ = [
     "Test",
 ]
 
-Estimand = Literal[
-    "pathwise",
-    "law-effect",
-    "separation",
-    "specific",
-    "signed",
-    "memory-time",
-    "dose-response",
-    "seed-floor",
-    "fork-floor",
-    "interaction",
-    "shapley",
-    "order-sensitivity",
-    "back-flow",
-    "twin-witness",
-]
 Adjustment = Literal["max-t", "holm", "benjamini-hochberg", "none"]
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Text = Annotated[str, Field(max_length=10_000)]
@@ -65,7 +50,7 @@ Horizons = Annotated[Items[Count], Field(max_length=1000)]
 
 
 class BoundStudyLog(Document):
-    """What binds the study log: its last link, how many arms were started, how many the estimates use."""
+    """What binds the study log: its last link, how often an arm was started, how many arms the estimates use."""
 
     chain_head: Digest
     started: Count

@@ -247,7 +247,10 @@ class Study(Document):
 
 
 class Begin(Document):
-    """The first line: what is known before the script runs."""
+    """The first line: what is known before the script runs.
+
+    `root_entropy` is what the random streams start from that the script does not seed, where that is not the nonce.
+    """
 
     kind: ClassVar[str] = "begin"
     chain: Digest
@@ -263,6 +266,7 @@ class Begin(Document):
     streams: dict[Name, Stream]
     tensor_budget: Count
     declared_contract: DeclaredContract | None = None
+    root_entropy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     study: Study | None = None
     extensions: Extensions | None = None
 

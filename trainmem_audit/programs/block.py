@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from trainmem_audit.canonical import sha256_hex
-from trainmem_audit.contract import start_seed
 from trainmem_audit.documents.interventions import Intervention
 from trainmem_audit.documents.manifest import Statement
 from trainmem_audit.documents.steplog import Begin, Inventory, Step
 from trainmem_audit.errors import ReplayError, TrainmemAuditError, UsageError
 from trainmem_audit.intervening import Surroundings, apply, held_by
+from trainmem_audit.interventions import fork_of
 from trainmem_audit.keys import Signer
-from trainmem_audit.privacy import known_identity
+from trainmem_audit.privacy import known_identity, redact_argv
 from trainmem_audit.programs.armlog import ArmLog, Setting
 from trainmem_audit.programs.live import Live, State, entry_name, start_streams
 from trainmem_audit.programs.probefile import probe_bytes
@@ -107,7 +107,6 @@ class Ended:
     steps: int
     seconds: float
     problem: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def _ready(
     command = {
         "kind": "program",
         "entry": entry_name(entry, file, cwd),
-        "arguments": [{"text": text} for text in (f"seed={seed}", *arguments)],
+        "arguments": [item.to_json() for item in redact_argv([f"seed={seed}", *arguments], cwd)],
         "hashSeed": os.environ.get("PYTHONHASHSEED", "random"),
     }
     known_identity()  # it reads files, which are no inputs of the program
@@ -342,7 +341,7 @@ def _arm(block: Block, arm: Arm, branch: _Branch, live: Live, setting: Setting, 
     log = ArmLog(live, setting, run_dir, {"study": study}, state_at=state_at)
     try:
         around = _surroundings(block, arm, branch, live)
-        for item in (*fork_of(block.seed, arm), *arm.acting):
+        for item in (*fork_of(block.seed, arm.branch, arm.stream), *arm.acting):
             log.intervene(item, around)
         for step in range(ends + 1):
             if step in arm.horizons:
@@ -392,20 +391,12 @@ def _states_after(
     """Return the components of another arm right after its branch; the program is put back."""
     session = live.session
     live.record(None)
-    for item in (*fork_of(block.seed, arm), *acting):
+    for item in (*fork_of(block.seed, arm.branch, arm.stream), *acting):
         apply(item, live.memory, live.streams, surroundings(live))
     found = live.components()
     live.put_back(branch.state)
     live.record(session)
     return found
-
-
-def fork_of(seed: str, arm: Arm) -> tuple[Intervention, ...]:
-    """Return what redraws the random streams of an arm: the same for all arms of a seed, branch and noise stream."""
-    if arm.stream == 0:
-        return ()
-    key = start_seed(seed, f"noise stream {arm.stream} after step {arm.branch}")
-    return (Intervention(primitive="fork", seed=str(key)),)
 
 
 def _fresh(path: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trainmem_audit.errors import ReplayError
+from trainmem_audit.errors import RecordingError, ReplayError
 from trainmem_audit.privacy import last_line
 from trainmem_audit.recording.launcher import interpreter_command
 from trainmem_audit.steplog import STEP_FILE
@@ -162,7 +162,9 @@ class LaunchedRun:
             file.seek(max(0, size - _TAIL))
             printed = file.read(_TAIL)
         message = last_line(printed, size <= _TAIL, hidden, _OURS)
-        if message.startswith(_NO_STEP):  # which is why the script's own words come first
+        if (
+            message.startswith(_NO_STEP) and code != RecordingError.exit_code
+        ):  # the script failed: its own words say why
             before = printed.rpartition(_NO_STEP.encode())[0]
             message = last_line(before, size <= _TAIL, hidden) or message
         if message.startswith(_OURS):

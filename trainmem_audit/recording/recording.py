@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainmem_audit import __version__
 from trainmem_audit.assemble import recover, sign_run
-from trainmem_audit.contract import start_seed
+from trainmem_audit.contract import root_of, start_seed
 from trainmem_audit.documents.declared import DeclaredContract
 from trainmem_audit.documents.manifest import CODE_ELSEWHERE, SegmentSupport, Statement
 from trainmem_audit.documents.steplog import LOG_FORMAT, Seed, Stream
@@ -180,6 +180,8 @@ class Recording:
         self._known_streams.add("python")
         contract = {} if options.contract is None else {"declaredContract": options.contract.to_json()}
         study = {} if options.study is None else {"study": dict(options.study)}
+        root = root_of(options.starts)
+        entropy = {} if root is None else {"rootEntropy": root}
         self._writer.start(
             {
                 "t": "begin",
@@ -194,6 +196,7 @@ class Recording:
                 "streams": {"python": python_stream().to_json()},
                 "tensorBudget": options.tensor_budget,
                 **contract,
+                **entropy,
                 **study,
             }
         )

@@ -18,8 +18,7 @@ from trainmem_audit.recording.process import LaunchedRun
 from trainmem_audit.steplog import STEP_FILE, iter_lines
 from trainmem_audit.study.outlook import Measured
 from trainmem_audit.study.plan import Declared
-from trainmem_audit.study.scripts import ScriptArm, launch_order
-from trainmem_audit.study.streams import HASH_SEED
+from trainmem_audit.study.scripts import HASH_SEED, ScriptArm, launch_order
 from trainmem_audit.twice.tree import Trees
 
 __all__ = ["measure"]

@@ -17,10 +17,11 @@ from typing import Any
 
 from trainmem_audit.assemble import read_log, sign_run
 from trainmem_audit.canonical import sha256_hex
+from trainmem_audit.contract import starts_from
 from trainmem_audit.documents.plan import ArmName, Plan
 from trainmem_audit.documents.steplog import Command
 from trainmem_audit.errors import TrainmemAuditError
-from trainmem_audit.interventions import text_of
+from trainmem_audit.interventions import fork_of, text_of
 from trainmem_audit.keys import Signer
 from trainmem_audit.privacy import redact_argv
 from trainmem_audit.recording.process import LaunchedRun
@@ -30,15 +31,16 @@ from trainmem_audit.study.executor import Job
 from trainmem_audit.study.layout import ARMS, PROBE_FILE, WORK
 from trainmem_audit.study.ledger import workers_lock
 from trainmem_audit.study.runner import Unit
-from trainmem_audit.study.streams import HASH_SEED, fork_of
 from trainmem_audit.study.worker import GROUPS
 from trainmem_audit.twice.tree import Trees
 
-__all__ = ["ScriptArm", "ScriptWork", "launch_order", "run_arm"]
+__all__ = ["HASH_SEED", "ScriptArm", "ScriptWork", "launch_order", "run_arm"]
+
+HASH_SEED = "0"
+"""PYTHONHASHSEED of every arm: the iteration order of sets is no part of what is studied."""
 
 _TASK = f"{__name__}:run_arm"
 _STEP = b',"t":"step"'
-_STREAMS = ("python", "numpy", "numpy.entropy", "torch.cpu")
 _NEVER = 10.0 * 365 * 86400
 _EVERY = 50
 _SEED = "{seed}"
@@ -170,7 +172,8 @@ def _shortfall(plan: Plan, arm: ArmName, log: LogSummary) -> str:
 
 def planned(plan: Plan, arm: ArmName) -> list[str]:
     """Return the text forms of all that is done at the branch of an arm: the fork of its stream, then what acts."""
-    return [text_of(item, arm.branch) for item in (*fork_of(plan, arm), *plan.acting(arm.intervention))]
+    fork = fork_of(plan.seeds[arm.seed], arm.branch, arm.stream)
+    return [text_of(item, arm.branch) for item in (*fork, *plan.acting(arm.intervention))]
 
 
 def launch_order(work: ScriptArm, plan: Plan, run_dir: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
@@ -197,7 +200,7 @@ def launch_order(work: ScriptArm, plan: Plan, run_dir: Path, tree: Path, argumen
         "nonce": secrets.token_hex(16),
         "command": command.to_json(),
         "quiet": True,
-        "starts": dict.fromkeys(_STREAMS, plan.seeds[work.arm.seed]),
+        "starts": starts_from(plan.seeds[work.arm.seed]),
         "facts": work.facts,
         "contract": work.contract,
         "study": {
