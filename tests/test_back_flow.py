@@ -604,6 +604,7 @@ def test_a_study_runs_its_back_flow_part_and_its_numbers_come_out_again(tmp_path
     text = text.replace('"weak"', '"noisy"').replace('"strong"', '"half"').replace("seeds = 3", "seeds = 2")
     text = text.replace("horizon = 1", 'horizon = 1\nestimand = "pathwise"')
     study.write_text(text)
+    (tmp_path / "probe.safetensors").unlink()  # that of another program: this one writes its own
     assert audit("study", "run", study, "--workers", "1", "-q", cwd=tmp_path, home=tmp_path / "home").returncode == 0
     shutil.rmtree(tmp_path / "study" / "arms" / "back-flow.short.eval-mode.s1")
     (tmp_path / "study" / "study.json").unlink()

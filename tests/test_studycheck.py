@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from tests.study_dirs import RESET, SIGNER, StudyDir
 from tests.test_programs import PROGRAMS
@@ -19,7 +17,7 @@ from trainmem_audit.checks import items_of
 from trainmem_audit.compliance import Terms, judge
 from trainmem_audit.documents.compliance import ItemResult
 from trainmem_audit.errors import FormatError
-from trainmem_audit.study.layout import PROBE_FILE, is_study
+from trainmem_audit.study.layout import is_study
 from trainmem_audit.studycheck import StudyExamination, examine_study
 from trainmem_audit.trust import Trust
 from trainmem_audit.verify import Policy
@@ -177,7 +175,7 @@ program = { kind = "factory", entry = "noisy.py:program" }
 interventions = { control = "carry", reset = "reset:optimizer.momentum", flushed = "flush:bank.queue" }
 contrasts = { reset = "control", flushed = "control" }
 analysis = { alpha = 0.05, equivalence_margin = 0.05 }
-probe = { file = "probe.safetensors", head = "model" }
+probe = { head = "model" }
 
 [primary]
 contrast = "reset"
@@ -192,7 +190,6 @@ horizon = 3
 def test_a_study_that_ran(tmp_path: Path) -> None:
     """Everything real: trained arms, signed records, estimates that come out again."""
     shutil.copyfile(PROGRAMS / "noisy.py", tmp_path / "noisy.py")
-    save_file({"x": torch.linspace(-1, 1, 30).view(5, 6), "y": torch.tensor([0, 1, 0, 1, 1])}, tmp_path / PROBE_FILE)
     (tmp_path / "study.toml").write_text(STUDY)
     for command in (("study", "run", "study.toml", "-w", "1", "-q"), ("study", "estimate", "study", "-q")):
         done = audit(*command, cwd=tmp_path, home=tmp_path / "home")

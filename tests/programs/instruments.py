@@ -56,7 +56,8 @@ def classifier(seed: int) -> Subject:
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    probe = Probe(torch.randn(10, 4), torch.zeros(10, dtype=torch.int64), "drawn anew")
+    held_out = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))  # the same for every seed
+    probe = Probe(held_out, torch.zeros(10, dtype=torch.int64), "drawn anew")
     return Subject(Program(model, optimizer, order, step, probe), inputs, targets, AUGMENTATIONS)
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainmem_audit.errors import RecordingError, ReplayError
+from trainmem_audit.interventions import MISSED
 from trainmem_audit.privacy import last_line
 from trainmem_audit.recording.launcher import interpreter_command
 from trainmem_audit.steplog import STEP_FILE
@@ -30,6 +31,8 @@ _TAIL = 16384
 _MOST_OUTPUT = 2**30
 _OURS = "trainmem-audit: "
 _NO_STEP = f"{_OURS}no optimizer step was recorded"
+_FOLLOWS = (_NO_STEP, f"{_OURS}{MISSED}")
+"""How lines of ours begin that follow from a script's failure."""
 
 
 class LaunchedRun:
@@ -162,11 +165,9 @@ class LaunchedRun:
             file.seek(max(0, size - _TAIL))
             printed = file.read(_TAIL)
         message = last_line(printed, size <= _TAIL, hidden, _OURS)
-        if (
-            message.startswith(_NO_STEP) and code != RecordingError.exit_code
-        ):  # the script failed: its own words say why
-            before = printed.rpartition(_NO_STEP.encode())[0]
-            message = last_line(before, size <= _TAIL, hidden) or message
+        if message.startswith(_FOLLOWS) and code != RecordingError.exit_code:  # the script's own words say why
+            before = printed[: min(at for text in _FOLLOWS if (at := printed.find(text.encode())) >= 0)]
+            message = last_line(before, size <= _TAIL, hidden) or (message if message.startswith(_NO_STEP) else "")
         if message.startswith(_OURS):
             return message.removeprefix(_OURS).strip()
         return f"exit code {code}" + (f", last line: {message}" if message else "")
